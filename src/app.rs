@@ -1,0 +1,333 @@
+//! Builds the server from its configuration, spawns everything that lives long, watches over it
+//! and stops it in order. Nothing else spawns a task that outlives its caller.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::{App, HttpServer};
+use actix_web_lab::middleware::CatchPanic;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, JoinSet};
+use tracing::{info, warn};
+
+use crate::auth::development::{Signer, SignerError};
+use crate::auth::{JwksTask, KeyError, Verifier};
+use crate::bus::nats::ConnectError;
+use crate::bus::{Bus, EmbeddedBus, Feed, nats};
+use crate::config::Config;
+use crate::database::{self, Database, DatabaseError};
+use crate::http::{self, Development, Health, Parts};
+use crate::hub::Hub;
+use crate::hub::admission::{Admission, Quota};
+use crate::ingest::Ingest;
+use crate::membership::Membership;
+use crate::metrics::Metrics;
+use crate::units::Period;
+
+/// How long the rest of the stop may take after the connections are gone.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A server that listens and is ready to run.
+#[derive(Debug)]
+pub struct Application {
+    address: SocketAddr,
+    config: Config,
+    hub: Hub,
+    database: Database,
+    tasks: JoinSet<&'static str>,
+    server: JoinHandle<std::io::Result<()>>,
+    handle: ServerHandle,
+}
+
+/// Why the server could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A key can't be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The development key can't be used.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// The database can't be used.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The folder for the development database can't be made.
+    #[error("the data folder {0} can't be made")]
+    DataDir(String, #[source] std::io::Error),
+    /// NATS can't be used.
+    #[error(transparent)]
+    Nats(#[from] ConnectError),
+    /// The address can't be listened on.
+    #[error("{0} can't be listened on")]
+    Listen(SocketAddr, #[source] std::io::Error),
+}
+
+/// Why the server stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Something that must run has ended.
+    #[error("{0} has ended unexpectedly")]
+    Ended(&'static str),
+    /// Something that must run has panicked.
+    #[error("a task has failed")]
+    Task(#[from] tokio::task::JoinError),
+    /// The HTTP server failed.
+    #[error("the HTTP server failed")]
+    Server(#[source] std::io::Error),
+}
+
+impl Application {
+    /// Builds everything and begins to listen.
+    ///
+    /// # Errors
+    /// Says what could not be built.
+    pub async fn build(mut config: Config) -> Result<Self, BuildError> {
+        raise_file_limit();
+        let signer = development_signer(&mut config)?;
+        let (verifier, jwks) = Verifier::new(&config.auth)?;
+        let database = open_database(&config).await?;
+        let membership = Membership::new(database.clone(), &config.database.membership_query);
+        let metrics = Metrics::default();
+        let mut tasks = JoinSet::new();
+        let (bus, feed) = open_bus(&config, &metrics, &mut tasks).await?;
+        let hub = new_hub(&config, &metrics, &bus);
+        let rules = config.events.rules(&config.nats.channel_prefix);
+        let (ingest, presence) = Ingest::new(
+            feed,
+            hub.clone(),
+            rules.clone(),
+            membership.clone(),
+            metrics.ingest.clone(),
+        );
+        spawn(&mut tasks, "the ingest", ingest.run());
+        spawn(&mut tasks, "the presence lane", presence.run());
+        if let Some(jwks) = jwks {
+            spawn(&mut tasks, "the key set task", run_jwks(jwks));
+        }
+        let own_database = config.owns_database().then(|| database.clone());
+        let parts = Parts {
+            health: Health::new(bus.clone(), database.clone(), hub.clone(), verifier.clone()),
+            verifier,
+            membership,
+            bus,
+            rules,
+            hub: hub.clone(),
+            metrics: metrics.http.clone(),
+            exporter: metrics.exporter(),
+            development: signer.map(|signer| Development::new(signer, own_database)),
+        };
+        let (server, address) = listen(&config, parts)?;
+        let handle = server.handle();
+        Ok(Self {
+            address,
+            config,
+            hub,
+            database,
+            tasks,
+            server: tokio::spawn(server),
+            handle,
+        })
+    }
+
+    /// The address that it listens on, with the real port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs until `stop` is ready, and then stops in order.
+    ///
+    /// # Errors
+    /// Something ended that must not.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+        let unexpected = tokio::select! {
+            () = stop => None,
+            ended = self.tasks.join_next() => Some(match ended {
+                Some(Ok(name)) => RunError::Ended(name),
+                Some(Err(error)) => error.into(),
+                None => RunError::Ended("every task"),
+            }),
+            ended = &mut self.server => Some(match ended {
+                Ok(Ok(())) => RunError::Ended("the HTTP server"),
+                Ok(Err(error)) => RunError::Server(error),
+                Err(error) => error.into(),
+            }),
+        };
+        match unexpected {
+            Some(error) => {
+                self.handle.stop(false).await;
+                Err(error)
+            }
+            None => {
+                self.stop().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Unready, then no new connections, then `closing` to every stream, then the end.
+    async fn stop(mut self) {
+        let connections = self.hub.admission().total();
+        let deadline = self.config.server.drain_timeout;
+        info!(connections, "stopping");
+        self.hub.admission().stop();
+        // Asks for the stop at once and waits for it below: the listener closes before the
+        // streams are told to go, so that none of them comes back to here.
+        let stopped = self.handle.stop(true);
+        self.hub.drain().await;
+        if tokio::time::timeout(deadline.0, stopped).await.is_err() {
+            warn!(
+                connections = self.hub.admission().total(),
+                "connections are cut because the drain timeout has passed"
+            );
+            self.handle.stop(false).await;
+        }
+        self.tasks.shutdown().await;
+        if tokio::time::timeout(LAST_WORDS, self.database.close())
+            .await
+            .is_err()
+        {
+            warn!("the database did not close in time");
+        }
+        info!("stopped");
+    }
+}
+
+/// Each connection takes a file, and the usual soft limit of 1,024 is for programs that use
+/// `select`.
+fn raise_file_limit() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => info!(files, "open files limit"),
+        Err(error) => warn!(
+            error = error.to_string(),
+            "the open files limit could not be raised"
+        ),
+    }
+}
+
+/// In development mode, the development key is one of the keys that tokens may be signed with.
+fn development_signer(config: &mut Config) -> Result<Option<Signer>, SignerError> {
+    if !config.is_development() {
+        return Ok(None);
+    }
+    let (signer, key) = Signer::development(&config.data_dir)?;
+    // Settled now: the key just added must not make it look like production.
+    config.mode = crate::config::Mode::Development;
+    config.auth.keys.push(key);
+    Ok(Some(signer))
+}
+
+async fn open_database(config: &Config) -> Result<Database, BuildError> {
+    if let (Some(url), false) = (&config.database.url, config.owns_database()) {
+        return Ok(Database::open(url, &config.database)?);
+    }
+    let file = config.development_database();
+    std::fs::create_dir_all(&config.data_dir)
+        .map_err(|error| BuildError::DataDir(config.data_dir.display().to_string(), error))?;
+    let database = Database::open(&Database::file_url(&file), &config.database)?;
+    database.migrate().await?;
+    database::seed_demo(&database).await?;
+    Ok(database)
+}
+
+async fn open_bus(
+    config: &Config,
+    metrics: &Metrics,
+    tasks: &mut JoinSet<&'static str>,
+) -> Result<(Bus, Feed), ConnectError> {
+    if config.nats.url.is_empty() {
+        let (bus, feed) = EmbeddedBus::new();
+        return Ok((Bus::Embedded(bus), feed));
+    }
+    let (bus, task, feed) = nats::open(&config.nats, metrics.bus.clone()).await?;
+    spawn(tasks, "the NATS task", task.run());
+    Ok((Bus::Nats(bus), feed))
+}
+
+fn new_hub(config: &Config, metrics: &Metrics, bus: &Bus) -> Hub {
+    let admission = Admission::new(Quota {
+        total: config.server.max_connections,
+        per_user: config.server.max_connections_per_user,
+    });
+    Hub::new(
+        config.stream.clone(),
+        admission,
+        metrics.hub.clone(),
+        bus.origin(),
+    )
+}
+
+async fn run_jwks(task: JwksTask) {
+    if let Err(error) = task.run().await {
+        warn!(error = error.to_string(), "key sets can't be fetched");
+    }
+}
+
+/// Spawns a task that must not end before it is told to.
+fn spawn(
+    tasks: &mut JoinSet<&'static str>,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    tasks.spawn(async move {
+        task.await;
+        name
+    });
+}
+
+fn listen(config: &Config, parts: Parts) -> Result<(Server, SocketAddr), BuildError> {
+    let wanted = SocketAddr::new(config.host(), config.server.port);
+    let origins = config.server.allowed_origins.clone();
+    let write_timeout = config.stream.write_timeout;
+    let drain_timeout = config.server.drain_timeout.0.as_secs().max(1);
+    let server = HttpServer::new(move || {
+        // Runs once on each thread that serves connections: here its share of the hub begins.
+        let (local, shard) = parts.hub.open_shard();
+        actix_web::rt::spawn(shard.run());
+        let parts = parts.clone();
+        App::new()
+            .wrap(http::cors(&origins))
+            .wrap(CatchPanic::default())
+            .configure(move |service| http::configure(service, parts, local))
+    })
+    .on_connect(move |connection, _| {
+        if let Some(stream) = connection.downcast_ref::<TcpStream>() {
+            find_dead_peers(stream, write_timeout);
+        }
+    })
+    .workers(workers(config))
+    .backlog(config.server.backlog)
+    // The hub counts streams and answers when there are too many; the HTTP server would leave
+    // further clients waiting without a word.
+    .max_connections(usize::MAX >> 1)
+    .tcp_nodelay(true)
+    .h1_allow_half_closed(false)
+    .shutdown_timeout(drain_timeout)
+    .disable_signals();
+    let server = server
+        .bind(wanted)
+        .map_err(|error| BuildError::Listen(wanted, error))?;
+    let address = server.addrs().first().copied().unwrap_or(wanted);
+    Ok((server.run(), address))
+}
+
+fn workers(config: &Config) -> usize {
+    match config.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
+}
+
+/// Has the kernel give a connection up whose peer acknowledges nothing for so long: a phone that
+/// is gone sends no goodbye, and a stalled reader takes nothing.
+fn find_dead_peers(stream: &TcpStream, write_timeout: Period) {
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(write_timeout.0)) {
+        warn!(
+            error = error.to_string(),
+            "dead peers will be found late because TCP_USER_TIMEOUT could not be set"
+        );
+    }
+}

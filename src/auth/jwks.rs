@@ -1,0 +1,199 @@
+//! Key sets that are fetched: at the start, every so often, and when a token names a key that is
+//! not known. A set that can't be fetched leaves the keys that were there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::jwk::JwkSet;
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Fetched;
+use super::config::AuthConfig;
+use super::keys::{self, KeyError, VerificationKey};
+
+/// Tokens with unknown keys can't have the sets fetched more often than this. Together with
+/// [`FETCH_TIMEOUT`] it is how long such a token can be kept waiting.
+const MIN_INTERVAL: Duration = Duration::from_millis(1_500);
+
+/// How long one fetch may take. A request waits for it, so it is shorter than the five seconds
+/// within which every request is answered.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// While a set is missing, it is asked for that often.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The largest answer that is read, in bytes.
+const MAX_BYTES: usize = 256 * 1024;
+
+/// Requests for a refresh that wait; beyond, a request goes on with the keys there are.
+const WAITING: usize = 1_024;
+
+/// Asks the task for fresh keys.
+#[derive(Debug)]
+pub(super) struct Refresher(mpsc::Sender<oneshot::Sender<()>>);
+
+/// Fetches key sets for as long as their verifier lives.
+#[derive(Debug)]
+pub struct JwksTask {
+    config: AuthConfig,
+    sources: Vec<Source>,
+    fetched: Arc<RwLock<Fetched>>,
+    requests: mpsc::Receiver<oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+struct Source {
+    url: String,
+    keys: Option<Vec<VerificationKey>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("the request failed")]
+    Request(#[from] reqwest::Error),
+    #[error("the answer has more than {MAX_BYTES} bytes")]
+    TooLarge,
+    #[error("the answer is not a JSON Web Key Set")]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+pub(super) fn new(
+    config: &AuthConfig,
+    urls: Vec<String>,
+    fetched: Arc<RwLock<Fetched>>,
+) -> (Refresher, JwksTask) {
+    let (sender, requests) = mpsc::channel(WAITING);
+    fetched.write().missing = Some("no key set has been fetched yet".to_owned());
+    let source = |url| Source { url, keys: None };
+    let task = JwksTask {
+        config: config.clone(),
+        sources: urls.into_iter().map(source).collect(),
+        fetched,
+        requests,
+    };
+    (Refresher(sender), task)
+}
+
+impl Refresher {
+    /// Comes back when the keys have been fetched, or when that can't help any more.
+    pub(super) async fn refresh(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.0.try_send(done).is_ok() {
+            // The task answers after the fetch, or drops the question when it stops.
+            let _ = wait.await;
+        }
+    }
+}
+
+impl JwksTask {
+    /// Runs until the verifier is dropped.
+    ///
+    /// # Errors
+    /// The HTTP client can't be built.
+    pub async fn run(mut self) -> Result<(), reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .timeout(FETCH_TIMEOUT)
+            .user_agent(concat!("notify-server/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        let mut next = Instant::now();
+        let mut earliest = next;
+        loop {
+            let mut waiting = Vec::new();
+            tokio::select! {
+                request = self.requests.recv() => {
+                    let Some(request) = request else { return Ok(()) };
+                    waiting.push(request);
+                    // Tokens can't have the sets fetched at their own pace; they wait instead.
+                    tokio::time::sleep_until(earliest).await;
+                }
+                () = tokio::time::sleep_until(next) => {}
+            }
+            while let Ok(request) = self.requests.try_recv() {
+                waiting.push(request);
+            }
+            self.fetch_all(&client).await;
+            for request in waiting {
+                // Whoever asked may have gone.
+                let _ = request.send(());
+            }
+            earliest = Instant::now() + MIN_INTERVAL;
+            next = Instant::now() + self.pause();
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        if self.sources.iter().all(|source| source.keys.is_some()) {
+            self.config.jwks_refresh.0.max(MIN_INTERVAL)
+        } else {
+            RETRY
+        }
+    }
+
+    async fn fetch_all(&mut self, client: &reqwest::Client) {
+        let mut missing = None;
+        for source in &mut self.sources {
+            match fetch(client, &self.config, &source.url).await {
+                Ok(keys) => {
+                    if source.keys.is_none() {
+                        info!(keys = keys.len(), "key set fetched");
+                    }
+                    source.keys = Some(keys);
+                }
+                Err(error) => {
+                    let error = chain(&error);
+                    warn!(error, "key set could not be fetched");
+                    if source.keys.is_none() {
+                        missing = Some(error);
+                    }
+                }
+            }
+        }
+        let keys = self
+            .sources
+            .iter()
+            .filter_map(|source| source.keys.as_ref());
+        let keys = Arc::new(keys.flatten().cloned().collect());
+        *self.fetched.write() = Fetched { keys, missing };
+    }
+}
+
+async fn fetch(
+    client: &reqwest::Client,
+    config: &AuthConfig,
+    url: &str,
+) -> Result<Vec<VerificationKey>, FetchError> {
+    let mut response = client.get(url).send().await?.error_for_status()?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > MAX_BYTES {
+            return Err(FetchError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let set: JwkSet = serde_json::from_slice(&body)?;
+    Ok(keys::from_set(config, &set)?)
+}
+
+/// An error with its causes, in one line and without the URL, which may hold a secret.
+fn chain(error: &FetchError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let shown = match cause.downcast_ref::<reqwest::Error>() {
+            Some(request) if request.is_timeout() => "no answer in time".to_owned(),
+            Some(request) => match request.status() {
+                Some(status) => format!("the answer was {status}"),
+                None => "no connection".to_owned(),
+            },
+            None => cause.to_string(),
+        };
+        text = format!("{text}: {shown}");
+        source = cause.source();
+    }
+    text
+}

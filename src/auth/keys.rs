@@ -1,0 +1,323 @@
+//! The keys that tokens are verified with. Which algorithm a key is for is settled when it is
+//! loaded; a token only ever chooses among keys, never how a key is used.
+
+use std::path::{Path, PathBuf};
+
+use jsonwebtoken::errors::Error as JwtError;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use tracing::warn;
+
+use super::config::{AuthConfig, KeyConfig};
+
+/// A shared secret shorter than this is warned about, since it can be guessed offline from one
+/// token: 256 bits is what HS256 is worth.
+const SAFE_SECRET_BYTES: usize = 32;
+
+/// A key, how to use it, and what else a token must say.
+#[derive(Clone)]
+pub(super) struct VerificationKey {
+    pub(super) kid: Option<String>,
+    pub(super) algorithm: Algorithm,
+    pub(super) key: DecodingKey,
+    pub(super) validation: Validation,
+}
+
+impl std::fmt::Debug for VerificationKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} key {:?}", self.algorithm, self.kid)
+    }
+}
+
+/// What the configured keys amount to.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) keys: Vec<VerificationKey>,
+    /// Key sets to be fetched.
+    pub(super) urls: Vec<String>,
+}
+
+/// Why a key can't be used. Says which, never what is in it.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// None or several of the ways to give a key are used.
+    #[error(
+        "auth.keys[{0}] needs exactly one of secret, secret_file, secret_env, pem, pem_file, jwks_file, jwks_url"
+    )]
+    Source(usize),
+    /// A file can't be read.
+    #[error("auth.keys[{index}]: {} can't be read", file.display())]
+    File {
+        /// Which key.
+        index: usize,
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An environment variable is not set.
+    #[error("auth.keys[{index}]: the environment variable {name} is not set")]
+    Env {
+        /// Which key.
+        index: usize,
+        /// Which variable.
+        name: String,
+    },
+    /// The algorithm is not supported.
+    #[error(
+        "auth.keys[{index}].algorithm is {algorithm:?}; allowed are EdDSA, ES256, RS256, HS256"
+    )]
+    Algorithm {
+        /// Which key.
+        index: usize,
+        /// What was given.
+        algorithm: String,
+    },
+    /// The algorithm does not go with the key.
+    #[error("auth.keys[{index}] is a key for {actual:?} and not for the configured {configured:?}")]
+    Mismatch {
+        /// Which key.
+        index: usize,
+        /// What was configured.
+        configured: Algorithm,
+        /// What the key is.
+        actual: Algorithm,
+    },
+    /// A secret is empty.
+    #[error("auth.keys[{0}]: the secret is empty; make one with `openssl rand -hex 32`")]
+    EmptySecret(usize),
+    /// Not a public key in PEM.
+    #[error("auth.keys[{0}]: not a public key of type Ed25519, EC P-256 or RSA in PEM")]
+    Pem(usize),
+    /// Not a key set.
+    #[error("auth.keys[{index}]: not a JSON Web Key Set")]
+    Jwks {
+        /// Which key.
+        index: usize,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A key set holds no usable key.
+    #[error("auth.keys[{0}]: the key set has no signing key of type Ed25519, EC P-256 or RSA")]
+    NoKey(usize),
+    /// A key in a key set is broken.
+    #[error("a key in the key set can't be used")]
+    Jwk(#[source] JwtError),
+}
+
+/// Loads all configured keys.
+pub(super) fn load(config: &AuthConfig) -> Result<Loaded, KeyError> {
+    let mut loaded = Loaded::default();
+    for (index, key) in config.keys.iter().enumerate() {
+        load_one(config, index, key, &mut loaded)?;
+    }
+    Ok(loaded)
+}
+
+fn load_one(
+    config: &AuthConfig,
+    index: usize,
+    key: &KeyConfig,
+    loaded: &mut Loaded,
+) -> Result<(), KeyError> {
+    let configured = key
+        .algorithm
+        .as_deref()
+        .map(|name| algorithm(index, name))
+        .transpose()?;
+    let mut add = |(algorithm, decoding): (Algorithm, DecodingKey)| {
+        if configured.is_some_and(|configured| configured != algorithm) {
+            return Err(KeyError::Mismatch {
+                index,
+                configured: configured.unwrap_or(algorithm),
+                actual: algorithm,
+            });
+        }
+        loaded.keys.push(VerificationKey {
+            kid: key.kid.clone(),
+            algorithm,
+            key: decoding,
+            validation: validation(config, algorithm),
+        });
+        Ok(())
+    };
+    match Source::of(key).ok_or(KeyError::Source(index))? {
+        Source::Secret(secret) => add(shared(index, secret)?),
+        Source::SecretFile(file) => add(shared(index, read(index, file)?.trim())?),
+        Source::SecretEnv(name) => {
+            let secret = std::env::var(name).map_err(|_| KeyError::Env {
+                index,
+                name: name.to_owned(),
+            })?;
+            add(shared(index, &secret)?)
+        }
+        Source::Pem(text) => add(public(index, text)?),
+        Source::PemFile(file) => add(public(index, &read(index, file)?)?),
+        Source::JwksFile(file) => {
+            let text = read(index, file)?;
+            let set =
+                serde_json::from_str(&text).map_err(|source| KeyError::Jwks { index, source })?;
+            let keys = from_set(config, &set)?;
+            if keys.is_empty() {
+                return Err(KeyError::NoKey(index));
+            }
+            loaded.keys.extend(keys);
+            Ok(())
+        }
+        Source::JwksUrl(url) => {
+            loaded.urls.push(url.to_owned());
+            Ok(())
+        }
+    }
+}
+
+/// The one way in which a key is given.
+enum Source<'a> {
+    Secret(&'a str),
+    SecretFile(&'a Path),
+    SecretEnv(&'a str),
+    Pem(&'a str),
+    PemFile(&'a Path),
+    JwksFile(&'a Path),
+    JwksUrl(&'a str),
+}
+
+impl<'a> Source<'a> {
+    fn of(key: &'a KeyConfig) -> Option<Self> {
+        let mut given = [
+            key.secret.as_ref().map(|s| Self::Secret(s.expose())),
+            key.secret_file.as_deref().map(Self::SecretFile),
+            key.secret_env.as_deref().map(Self::SecretEnv),
+            key.pem.as_deref().map(Self::Pem),
+            key.pem_file.as_deref().map(Self::PemFile),
+            key.jwks_file.as_deref().map(Self::JwksFile),
+            key.jwks_url.as_deref().map(Self::JwksUrl),
+        ]
+        .into_iter()
+        .flatten();
+        let first = given.next();
+        if given.next().is_some() { None } else { first }
+    }
+}
+
+fn read(index: usize, file: &Path) -> Result<String, KeyError> {
+    std::fs::read_to_string(file).map_err(|source| KeyError::File {
+        index,
+        file: file.to_owned(),
+        source,
+    })
+}
+
+fn algorithm(index: usize, name: &str) -> Result<Algorithm, KeyError> {
+    match name {
+        "EdDSA" => Ok(Algorithm::EdDSA),
+        "ES256" => Ok(Algorithm::ES256),
+        "RS256" => Ok(Algorithm::RS256),
+        "HS256" => Ok(Algorithm::HS256),
+        _ => Err(KeyError::Algorithm {
+            index,
+            algorithm: name.to_owned(),
+        }),
+    }
+}
+
+fn shared(index: usize, secret: &str) -> Result<(Algorithm, DecodingKey), KeyError> {
+    if secret.is_empty() {
+        return Err(KeyError::EmptySecret(index));
+    }
+    if secret.len() < SAFE_SECRET_BYTES {
+        warn!(
+            key = index,
+            bytes = secret.len(),
+            recommended = SAFE_SECRET_BYTES,
+            "the shared secret is short enough to be guessed; make one with openssl rand -hex 32"
+        );
+    }
+    Ok((
+        Algorithm::HS256,
+        DecodingKey::from_secret(secret.as_bytes()),
+    ))
+}
+
+/// The type of a public key is in the key, so that nobody need say it.
+fn public(index: usize, pem: &str) -> Result<(Algorithm, DecodingKey), KeyError> {
+    type FromPem = fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>;
+    let types: [(Algorithm, FromPem); 3] = [
+        (Algorithm::EdDSA, DecodingKey::from_ed_pem),
+        (Algorithm::ES256, DecodingKey::from_ec_pem),
+        (Algorithm::RS256, DecodingKey::from_rsa_pem),
+    ];
+    types
+        .into_iter()
+        .find_map(|(algorithm, from_pem)| {
+            let key = from_pem(pem.as_bytes()).ok()?;
+            Some((algorithm, key))
+        })
+        .ok_or(KeyError::Pem(index))
+}
+
+/// The signing keys of a set. Keys of types that are not supported are passed over, as a set may
+/// serve others too; shared secrets have no place in a published set.
+pub(super) fn from_set(
+    config: &AuthConfig,
+    set: &JwkSet,
+) -> Result<Vec<VerificationKey>, KeyError> {
+    let mut keys = Vec::new();
+    for jwk in &set.keys {
+        let Some(algorithm) = algorithm_of(jwk) else {
+            continue;
+        };
+        keys.push(VerificationKey {
+            kid: jwk.common.key_id.clone(),
+            algorithm,
+            key: DecodingKey::from_jwk(jwk).map_err(KeyError::Jwk)?,
+            validation: validation(config, algorithm),
+        });
+    }
+    Ok(keys)
+}
+
+fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
+    let for_signatures = matches!(
+        jwk.common.public_key_use,
+        None | Some(PublicKeyUse::Signature)
+    );
+    if !for_signatures {
+        return None;
+    }
+    let by_type = match &jwk.algorithm {
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+            Algorithm::EdDSA
+        }
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+            Algorithm::ES256
+        }
+        AlgorithmParameters::RSA(_) => Algorithm::RS256,
+        _ => return None,
+    };
+    // An `alg` that says otherwise, e.g. PS256, is a key for something else.
+    match jwk.common.key_algorithm {
+        Some(named) if named.to_string() != format!("{by_type:?}") => None,
+        _ => Some(by_type),
+    }
+}
+
+fn validation(config: &AuthConfig, algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    let mut required = vec!["exp"];
+    validation.leeway = config.leeway.0.as_secs();
+    validation.validate_nbf = true;
+    validation.validate_aud = !config.audience.is_empty();
+    if !config.audience.is_empty() {
+        validation.set_audience(&config.audience);
+        required.push("aud");
+    }
+    if !config.issuer.is_empty() {
+        validation.set_issuer(&config.issuer);
+        required.push("iss");
+    }
+    validation.set_required_spec_claims(&required);
+    validation
+}

@@ -1,0 +1,168 @@
+//! Carries published payloads to this instance, in the order of the log.
+//!
+//! A bus has two ends. [`Bus`] publishes and tells the bus's state. [`Feed`] is what arrives:
+//! payloads with their place in the log, and notices of gaps. It has one reader, the ingest.
+
+mod embedded;
+mod log;
+pub mod nats;
+pub mod subject;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use tokio::sync::mpsc;
+
+pub use embedded::EmbeddedBus;
+pub use nats::{NatsBus, NatsConfig};
+
+use crate::event::{EventId, Timestamp};
+
+/// Arrivals that wait for the ingest. When it is full the bus's own queue fills, which is bounded
+/// too and reports what it drops.
+const FEED: usize = 8_192;
+
+/// What arrives.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A published payload.
+    Message(Message),
+    /// Payloads were lost, or positions before are no longer comparable to those that follow.
+    Gap {
+        /// What happened.
+        loss: Loss,
+        /// The last position before.
+        from: EventId,
+        /// The position from which the feed goes on.
+        to: EventId,
+    },
+}
+
+/// Why payloads may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The connection was down: what was published meanwhile is unknown.
+    Disconnected,
+    /// This instance read too slowly and the client library dropped messages.
+    Dropped,
+}
+
+/// A payload as it was published.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The subject it was published on.
+    pub subject: Arc<str>,
+    /// Its bytes.
+    pub payload: Bytes,
+    /// Its place in the log, if the log took it.
+    pub id: Option<EventId>,
+    /// When it entered the log, or arrived here where the log has no time.
+    pub at: Timestamp,
+}
+
+/// The receiving end. Dropping it stops the bus.
+#[derive(Debug)]
+pub struct Feed(mpsc::Receiver<Arrival>);
+
+impl Feed {
+    /// A feed and what fills it.
+    fn new() -> (mpsc::Sender<Arrival>, Self) {
+        let (sender, receiver) = mpsc::channel(FEED);
+        (sender, Self(receiver))
+    }
+
+    /// The next arrival; `None` once the bus has ended.
+    pub async fn next(&mut self) -> Option<Arrival> {
+        self.0.recv().await
+    }
+}
+
+/// The publishing end. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Bus {
+    /// Within this process.
+    Embedded(EmbeddedBus),
+    /// Through NATS.
+    Nats(NatsBus),
+}
+
+/// Why a payload could not be published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The subject is not one that a message can be published on.
+    #[error(transparent)]
+    Subject(#[from] subject::SubjectError),
+    /// The bus is not connected, or stopping.
+    #[error("the bus is not available: {0}")]
+    Unavailable(String),
+    /// NATS did not take the message.
+    #[error("NATS did not take the message")]
+    Nats(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Whether the bus carries anything, and if not, why, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Whether events arrive.
+    pub up: bool,
+    /// What it is and how it is doing.
+    pub detail: String,
+}
+
+/// A status that a bus task writes and anyone reads.
+#[derive(Debug, Clone)]
+struct StatusCell(Arc<RwLock<Status>>);
+
+impl StatusCell {
+    fn new(up: bool, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self(Arc::new(RwLock::new(Status { up, detail })))
+    }
+
+    fn set(&self, up: bool, detail: impl Into<String>) {
+        let detail = detail.into();
+        *self.0.write() = Status { up, detail };
+    }
+
+    fn get(&self) -> Status {
+        self.0.read().clone()
+    }
+}
+
+impl Bus {
+    /// Publishes a payload. Gives its place in the log where the bus learns it: the embedded bus
+    /// does, core NATS does not.
+    ///
+    /// # Errors
+    /// The subject is not valid, or the bus is not available.
+    pub async fn publish(
+        &self,
+        subject: &str,
+        payload: Bytes,
+    ) -> Result<Option<EventId>, PublishError> {
+        subject::check_publish(subject)?;
+        match self {
+            Self::Embedded(bus) => bus.publish(subject, payload).await.map(Some),
+            Self::Nats(bus) => bus.publish(subject, payload).await.map(|()| None),
+        }
+    }
+
+    /// How the bus is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Embedded(bus) => bus.status(),
+            Self::Nats(bus) => bus.status(),
+        }
+    }
+
+    /// The place in the log behind which this instance begins.
+    #[must_use]
+    pub fn origin(&self) -> EventId {
+        match self {
+            Self::Embedded(bus) => bus.origin(),
+            Self::Nats(bus) => bus.origin(),
+        }
+    }
+}

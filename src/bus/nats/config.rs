@@ -1,0 +1,96 @@
+//! The `nats` section of the configuration.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::bus::subject::{Pattern, SubjectError};
+use crate::secret::SecretUrl;
+
+/// The `nats` section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsConfig {
+    /// Servers of one cluster; empty for the in-process bus.
+    #[serde(deserialize_with = "one_or_more")]
+    pub url: Vec<SecretUrl>,
+    /// A `.creds` file with JWT and NKey.
+    pub credentials_file: Option<PathBuf>,
+    /// What to subscribe to.
+    pub subjects: Vec<String>,
+    /// Subjects below this prefix name the channel of a payload that names none.
+    pub channel_prefix: String,
+    /// Whether an unreachable NATS stops the start, instead of being waited for.
+    pub required_at_start: bool,
+    /// Messages that wait in the client library before it drops them, for each subscription.
+    pub pending_limit: usize,
+    /// Encryption.
+    pub tls: TlsConfig,
+}
+
+/// The `nats.tls` section.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// Whether a connection without TLS is refused.
+    pub required: bool,
+    /// Whether the TLS handshake comes before the server's greeting.
+    pub first: bool,
+    /// Certificates of authorities to trust, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// This client's certificate, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// The key of this client's certificate, PEM.
+    pub key_file: Option<PathBuf>,
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        Self {
+            url: Vec::new(),
+            credentials_file: None,
+            subjects: vec![
+                "fechatter.realtime.>".to_owned(),
+                "fechatter.chat.>".to_owned(),
+            ],
+            channel_prefix: "fechatter.realtime".to_owned(),
+            required_at_start: false,
+            pending_limit: 65_536,
+            tls: TlsConfig::default(),
+        }
+    }
+}
+
+impl NatsConfig {
+    /// The subjects, parsed.
+    ///
+    /// # Errors
+    /// The first that is no pattern.
+    pub fn patterns(&self) -> Result<Vec<Pattern>, SubjectError> {
+        self.subjects
+            .iter()
+            .map(|text| Pattern::parse(text))
+            .collect()
+    }
+}
+
+/// A list, or one text with commas between the items.
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretUrl>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a URL such as nats://host:4222, or a list of them"
+    )]
+    enum Urls {
+        Text(String),
+        List(Vec<String>),
+        None(()),
+    }
+    let urls = match Urls::deserialize(deserializer)? {
+        Urls::Text(text) => text.split(',').map(|url| url.trim().to_owned()).collect(),
+        Urls::List(urls) => urls,
+        Urls::None(()) => Vec::new(),
+    };
+    let urls = urls.into_iter().filter(|url| !url.is_empty());
+    Ok(urls.map(SecretUrl::new).collect())
+}

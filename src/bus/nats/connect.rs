@@ -1,0 +1,136 @@
+//! Making the NATS client from its configuration.
+
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use rand::Rng as _;
+
+use super::config::NatsConfig;
+use crate::bus::subject::SubjectError;
+use crate::secret::SecretUrl;
+
+/// The longest pause between two attempts to connect.
+const MAX_BACKOFF: Duration = Duration::from_secs(8);
+
+/// The pause before the second attempt; doubled from then on.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the NATS bus could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A URL is none.
+    #[error("nats.url {url} is not the address of a NATS server")]
+    Url {
+        /// The URL, masked.
+        url: SecretUrl,
+        /// What is wrong with it.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A subject is none.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// The credentials can't be read.
+    #[error("nats.credentials_file can't be read")]
+    Credentials(#[source] std::io::Error),
+    /// Only half of a client certificate is configured.
+    #[error("nats.tls needs cert_file and key_file together, and only one is set")]
+    HalfCertificate,
+    /// NATS is not reachable, and `nats.required_at_start` is set.
+    #[error("NATS is not reachable and nats.required_at_start is set")]
+    Connect(#[from] async_nats::ConnectError),
+    /// The client refused a subscription.
+    #[error("NATS subscription failed")]
+    Subscribe(#[from] async_nats::SubscribeError),
+}
+
+/// Connects as configured; for the server itself, which keeps trying for ever.
+pub(super) async fn connect(
+    config: &NatsConfig,
+    on_event: impl Fn(Event) + Send + Sync + 'static,
+) -> Result<Client, ConnectError> {
+    let on_event = std::sync::Arc::new(on_event);
+    let mut options = options(config)
+        .await?
+        .max_reconnects(None)
+        .subscription_capacity(config.pending_limit)
+        .reconnect_delay_callback(backoff)
+        .event_callback(move |event| {
+            let on_event = std::sync::Arc::clone(&on_event);
+            async move { on_event(event) }
+        });
+    if !config.required_at_start {
+        options = options.retry_on_initial_connect();
+    }
+    Ok(options.connect(addresses(config)?).await?)
+}
+
+/// Connects once, for a command that publishes and ends.
+///
+/// # Errors
+/// As [`super::open`], and when no server is reachable.
+pub async fn connect_once(config: &NatsConfig) -> Result<Client, ConnectError> {
+    let options = options(config).await?;
+    Ok(options.connect(addresses(config)?).await?)
+}
+
+async fn options(config: &NatsConfig) -> Result<ConnectOptions, ConnectError> {
+    let mut options = ConnectOptions::new()
+        .name("notify-server")
+        .connection_timeout(CONNECT_TIMEOUT)
+        .require_tls(config.tls.required);
+    if let Some(file) = &config.credentials_file {
+        options = options
+            .credentials_file(file)
+            .await
+            .map_err(ConnectError::Credentials)?;
+    }
+    if config.tls.first {
+        options = options.tls_first();
+    }
+    if let Some(file) = &config.tls.ca_file {
+        options = options.add_root_certificates(file.clone());
+    }
+    match (&config.tls.cert_file, &config.tls.key_file) {
+        (Some(cert), Some(key)) => Ok(options.add_client_certificate(cert.clone(), key.clone())),
+        (None, None) => Ok(options),
+        _ => Err(ConnectError::HalfCertificate),
+    }
+}
+
+fn addresses(config: &NatsConfig) -> Result<Vec<ServerAddr>, ConnectError> {
+    let parse = |url: &SecretUrl| {
+        url.expose().parse().map_err(|source| ConnectError::Url {
+            url: url.clone(),
+            source,
+        })
+    };
+    config.url.iter().map(parse).collect()
+}
+
+/// Doubling pauses with full jitter above half, so that instances that lost the same server do
+/// not come back to the next one together.
+fn backoff(attempt: usize) -> Duration {
+    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+    let pause = FIRST_BACKOFF
+        .saturating_mul(2_u32.saturating_pow(doublings.min(16)))
+        .min(MAX_BACKOFF);
+    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        for attempt in [0, 1, 2, 5, 10, 1_000, usize::MAX] {
+            let pause = backoff(attempt);
+            assert!(pause >= FIRST_BACKOFF / 2 && pause <= MAX_BACKOFF);
+        }
+        assert!(backoff(20) >= MAX_BACKOFF / 2);
+    }
+}

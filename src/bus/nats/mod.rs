@@ -1,0 +1,278 @@
+//! The bus through core NATS.
+//!
+//! One task reads all subscriptions and the client's own events, numbers what arrives and fills
+//! the feed. Core NATS delivers at most once: after a reconnect, or when the client library
+//! dropped messages, the feed says so, so that no session believes that it has everything.
+
+mod config;
+pub mod connect;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, Event, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::{SelectAll, select_all};
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+pub use config::{NatsConfig, TlsConfig};
+pub use connect::ConnectError;
+
+use super::log::LocalLog;
+use super::{Arrival, Feed, Loss, Message, PublishError, Status, StatusCell};
+use crate::event::{EventId, Timestamp};
+
+/// Client events that wait for the task. They come rarely but for dropped messages, of which the
+/// number matters and not each one: beyond this they are counted by the overflow.
+const CLIENT_EVENTS: usize = 1_024;
+
+/// Between two log lines, and two gaps to clients, about dropped messages.
+const DROPPED_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Publishing and state of the NATS bus. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NatsBus {
+    client: Client,
+    status: StatusCell,
+    origin: EventId,
+}
+
+/// What the NATS bus counts.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    dropped: Counter,
+    disconnects: Counter,
+}
+
+/// Reads NATS and fills the feed, until the feed is dropped.
+#[derive(Debug)]
+pub struct NatsTask {
+    subscriptions: SelectAll<Subscriber>,
+    events: mpsc::Receiver<Event>,
+    feed: mpsc::Sender<Arrival>,
+    log: LocalLog,
+    status: StatusCell,
+    metrics: Metrics,
+    was_connected: bool,
+    /// Messages dropped since the last report.
+    dropped: u64,
+    report_dropped_at: Option<Instant>,
+    /// The last subject seen: backends publish many messages on few subjects.
+    subject: Arc<str>,
+}
+
+impl Metrics {
+    /// Registers the counters under their public names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "bus_dropped",
+            "Messages that the NATS client dropped because this instance read too slowly",
+            self.dropped.clone(),
+        );
+        registry.register(
+            "bus_disconnects",
+            "Times that the connection to NATS was lost",
+            self.disconnects.clone(),
+        );
+    }
+}
+
+/// Connects, or begins to, and subscribes.
+///
+/// # Errors
+/// Files that can't be read, URLs that are none; an unreachable server only where the
+/// configuration makes that fatal.
+pub async fn open(
+    config: &NatsConfig,
+    metrics: Metrics,
+) -> Result<(NatsBus, NatsTask, Feed), ConnectError> {
+    let patterns = config.patterns()?;
+    for pattern in patterns.iter().filter(|p| p.ends_in_one_token_wildcard()) {
+        warn!(
+            subject = pattern.as_str(),
+            instead = pattern.deeper(),
+            "a subject that ends in .* matches one more token only, and backends publish deeper"
+        );
+    }
+    let status = StatusCell::new(false, "not connected to NATS yet");
+    let (sender, events) = mpsc::channel(CLIENT_EVENTS);
+    let overflow = Mutex::new(metrics.dropped.clone());
+    let client = connect::connect(config, move |event| {
+        // The callback must not wait: the client library calls it for every dropped message.
+        if let Err(mpsc::error::TrySendError::Full(Event::SlowConsumer(_))) = sender.try_send(event)
+        {
+            overflow.lock().inc();
+        }
+    })
+    .await?;
+    let mut subscribers = Vec::with_capacity(patterns.len());
+    for pattern in &patterns {
+        let subscriber = client.subscribe(pattern.as_str().to_owned()).await?;
+        subscribers.push(subscriber);
+    }
+    let (feed_sender, feed) = Feed::new();
+    let log = LocalLog::begin(Timestamp::now());
+    let bus = NatsBus {
+        client,
+        status: status.clone(),
+        origin: log.last(),
+    };
+    let task = NatsTask {
+        subscriptions: select_all(subscribers),
+        events,
+        feed: feed_sender,
+        log,
+        status,
+        metrics,
+        was_connected: false,
+        dropped: 0,
+        report_dropped_at: None,
+        subject: Arc::from(""),
+    };
+    Ok((bus, task, feed))
+}
+
+impl NatsBus {
+    pub(super) async fn publish(&self, subject: &str, payload: Bytes) -> Result<(), PublishError> {
+        let status = self.status();
+        if !status.up {
+            return Err(PublishError::Unavailable(status.detail));
+        }
+        self.client
+            .publish(subject.to_owned(), payload)
+            .await
+            .map_err(|error| PublishError::Nats(error.into()))?;
+        self.client
+            .flush()
+            .await
+            .map_err(|error| PublishError::Nats(error.into()))
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.status.get()
+    }
+
+    pub(super) fn origin(&self) -> EventId {
+        self.origin
+    }
+}
+
+impl NatsTask {
+    /// Runs until the feed's reader is gone, or the client gives up, which it is told not to.
+    pub async fn run(mut self) {
+        loop {
+            let report = self.report_dropped_at;
+            let alive = tokio::select! {
+                // State first: what follows a reconnect must not be numbered as if nothing
+                // had happened.
+                biased;
+                event = self.events.recv() => match event {
+                    Some(event) => self.client_event(event).await,
+                    None => false,
+                },
+                () = due(report) => self.report_dropped().await,
+                message = self.subscriptions.next() => match message {
+                    Some(message) => self.message(message).await,
+                    None => false,
+                },
+                () = self.feed.closed() => false,
+            };
+            if !alive {
+                self.status.set(false, "the NATS client has stopped");
+                return;
+            }
+        }
+    }
+
+    async fn message(&mut self, message: async_nats::Message) -> bool {
+        if *self.subject != *message.subject.as_str() {
+            self.subject = Arc::from(message.subject.as_str());
+        }
+        let id = self.log.append(&message.payload);
+        let arrival = Arrival::Message(Message {
+            subject: Arc::clone(&self.subject),
+            payload: message.payload,
+            id: Some(id),
+            at: Timestamp::now(),
+        });
+        self.feed.send(arrival).await.is_ok()
+    }
+
+    async fn client_event(&mut self, event: Event) -> bool {
+        match event {
+            Event::Connected => return self.connected().await,
+            Event::Disconnected => {
+                self.metrics.disconnects.inc();
+                self.status
+                    .set(false, "disconnected from NATS, reconnecting");
+                warn!("disconnected from NATS");
+            }
+            Event::SlowConsumer(_) => {
+                self.metrics.dropped.inc();
+                self.dropped += 1;
+                self.report_dropped_at
+                    .get_or_insert_with(|| Instant::now() + DROPPED_INTERVAL);
+            }
+            Event::LameDuckMode => warn!("the NATS server is about to stop"),
+            Event::Draining => info!("the NATS connection is draining"),
+            Event::Closed => return false,
+            Event::ServerError(error) => {
+                // A denied subscription shows only here.
+                let detail = format!("NATS reports: {error}");
+                if detail.contains("Permissions Violation") {
+                    self.status.set(false, detail);
+                }
+                warn!(error = error.to_string(), "NATS reported an error");
+            }
+            Event::ClientError(error) => {
+                if !self.was_connected {
+                    let detail = format!("not connected to NATS yet: {error}");
+                    self.status.set(false, detail);
+                }
+                warn!(error = error.to_string(), "NATS client error");
+            }
+        }
+        true
+    }
+
+    async fn connected(&mut self) -> bool {
+        self.status.set(true, "connected to NATS");
+        info!("connected to NATS");
+        if std::mem::replace(&mut self.was_connected, true) {
+            // What was published while the connection was down is unknown, so positions before
+            // and after must not look like one row.
+            self.gap(Loss::Disconnected).await
+        } else {
+            true
+        }
+    }
+
+    async fn report_dropped(&mut self) -> bool {
+        self.report_dropped_at = None;
+        let dropped = std::mem::take(&mut self.dropped);
+        warn!(
+            dropped,
+            "the NATS client dropped messages because this instance reads too slowly"
+        );
+        self.gap(Loss::Dropped).await
+    }
+
+    async fn gap(&mut self, loss: Loss) -> bool {
+        let (from, to) = self.log.renew(Timestamp::now());
+        let gap = Arrival::Gap { loss, from, to };
+        self.feed.send(gap).await.is_ok()
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,161 @@
+//! The command line: what each command does, and with which exit code it ends.
+
+mod check_config;
+mod event_stream;
+mod health;
+mod listen;
+mod migrate;
+mod publish;
+mod serve;
+mod token;
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use notify_server::auth::development::{Signer, SignerError};
+use notify_server::config::{Config, ConfigError, Overrides, load};
+use notify_server::telemetry::LogFormat;
+
+/// The file that is read when none is named.
+const DEFAULT_FILE: &str = "config.yml";
+
+/// Pushes NATS events to browsers over Server-Sent Events.
+#[derive(Debug, Parser)]
+#[command(name = "notify-server", version, about, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Options of every command. They win over the environment and the file.
+#[derive(Debug, Args)]
+struct Options {
+    /// Configuration file [default: config.yml, which may be missing]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address to listen on
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    host: Option<IpAddr>,
+    /// Port to listen on; 0 for a free one
+    #[arg(long, global = true)]
+    port: Option<u16>,
+    /// NATS servers, with commas between them; without, the in-process bus is used
+    #[arg(long, global = true, value_name = "URL")]
+    nats: Option<String>,
+    /// Database with the chat memberships: postgres://… or sqlite://…
+    #[arg(long, global = true, value_name = "URL")]
+    database: Option<String>,
+    /// error, warn, info, debug, trace, or directives
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How log lines look
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server (what happens without a command, too)
+    Serve,
+    /// Print a token signed with the configured secret or the development key
+    Token(token::Arguments),
+    /// Publish a JSON payload on a subject, through NATS or a running server
+    Publish(publish::Arguments),
+    /// Open a user's stream and print what arrives
+    Listen(listen::Arguments),
+    /// Print the effective configuration, secrets masked, or what is wrong with it
+    CheckConfig,
+    /// Create the tables for users, chats and memberships in the configured database
+    Migrate,
+    /// Ask a running server whether it is ready; exit code 1 if it is not
+    Health(health::Arguments),
+}
+
+/// Runs the command that was given.
+///
+/// # Errors
+/// What went wrong, for the user to read.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let config = cli.options.load()?;
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => block_on(serve::run(config, cli.options.config.as_deref())),
+        Command::Token(arguments) => token::run(&config, arguments),
+        Command::Publish(arguments) => block_on(publish::run(config, arguments)),
+        Command::Listen(arguments) => block_on(listen::run(config, arguments)),
+        Command::CheckConfig => check_config::run(&config),
+        Command::Migrate => block_on(migrate::run(config)),
+        Command::Health(arguments) => block_on(health::run(config, arguments)),
+    }
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(command)
+}
+
+impl Options {
+    fn load(&self) -> Result<Config, ConfigError> {
+        let explicit = self.config.is_some();
+        let file = self.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+        load(&file, explicit, environment(), &self.overrides())
+    }
+
+    fn overrides(&self) -> Overrides {
+        let format = self.log_format.map(|format| match format {
+            LogFormat::Human => "human".to_owned(),
+            LogFormat::Json => "json".to_owned(),
+        });
+        [
+            (
+                "server.host",
+                self.host.map(|host| host.to_string()),
+                "--host",
+            ),
+            (
+                "server.port",
+                self.port.map(|port| port.to_string()),
+                "--port",
+            ),
+            ("nats.url", self.nats.clone(), "--nats"),
+            ("database.url", self.database.clone(), "--database"),
+            ("logging.level", self.log_level.clone(), "--log-level"),
+            ("logging.format", format, "--log-format"),
+        ]
+        .into_iter()
+        .filter_map(|(key, text, flag)| Some((key, text?, flag)))
+        .collect()
+    }
+}
+
+/// The environment; variables that are not UTF-8 can't be ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// A signer as the configuration has it: the development key or the shared secret.
+fn signer(config: &Config) -> Result<Signer, SignerError> {
+    if config.is_development() {
+        Signer::development(&config.data_dir).map(|(signer, _)| signer)
+    } else {
+        Signer::configured(&config.auth)
+    }
+}
+
+/// Where a server with this configuration is reached from this machine.
+fn local_url(config: &Config) -> String {
+    let host = config.host();
+    let host = if host.is_unspecified() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    } else {
+        host
+    };
+    format!("http://{}", SocketAddr::new(host, config.server.port))
+}

@@ -1,0 +1,98 @@
+//! `serve`: runs the server until it is told to stop.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use notify_server::app::Application;
+use notify_server::config::Config;
+use notify_server::telemetry;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+pub(super) async fn run(config: Config, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let _logging = telemetry::init(&config.logging)?;
+    // Before anything else, so that a signal during the start is not the default one.
+    let stop = StopSignals::new()?;
+    let development = config.is_development();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        development,
+        nats = ?config.nats.url,
+        subjects = ?config.nats.subjects,
+        "starting"
+    );
+    if !config.auth.enabled {
+        warn!("authentication is off: whoever reaches this server can be anyone");
+    }
+    let application = Application::build(config).await?;
+    let address = application.address();
+    info!(address = address.to_string(), "listening");
+    if development {
+        println!("{}", invitation(address, file));
+    }
+    application.run(stop.wait()).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => info!(signal = "SIGTERM", "told to stop"),
+            _ = self.interrupt.recv() => info!(signal = "SIGINT", "told to stop"),
+        }
+    }
+}
+
+/// Three lines to paste: open a stream, publish to it, and the page's address. The token is made
+/// when the line runs, so that none is printed.
+fn invitation(address: SocketAddr, file: Option<&Path>) -> String {
+    let program = program();
+    let config = file.map_or(String::new(), |file| {
+        format!(" --config {}", quoted(&file.display().to_string()))
+    });
+    let message = r#"{"MessageReceived":{"message":{"id":1,"chat_id":1,"sender_id":1,"content":"hello","files":[]},"chat_id":1}}"#;
+    format!(
+        "curl -N \"http://{address}/events?access_token=$({program}{config} token --user 2)\"\n\
+         {program}{config} publish --server http://{address} fechatter.realtime.chat.1 '{message}'\n\
+         http://{address}/"
+    )
+}
+
+/// This program's path as it can be typed, relative where it lies below the current folder.
+fn program() -> String {
+    let Ok(path) = std::env::current_exe() else {
+        return "notify-server".to_owned();
+    };
+    let shown = std::env::current_dir()
+        .ok()
+        .and_then(|here| {
+            path.strip_prefix(here)
+                .ok()
+                .map(|below| Path::new(".").join(below))
+        })
+        .unwrap_or(path);
+    quoted(&shown.display().to_string())
+}
+
+/// Text as one word of a shell, also within a double-quoted `$(…)`.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
+    if text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}

@@ -1,0 +1,118 @@
+//! The configuration: nests the sections that the modules own, and checks what no single section
+//! can check. No section is copied into another form.
+
+mod load;
+mod problem;
+mod validate;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use load::{Overrides, load};
+pub use problem::{ConfigError, Problem};
+
+use crate::auth::AuthConfig;
+use crate::bus::NatsConfig;
+use crate::database::DatabaseConfig;
+use crate::http::ServerConfig;
+use crate::hub::StreamConfig;
+use crate::ingest::EventsConfig;
+use crate::telemetry::LoggingConfig;
+
+/// The whole configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Whether this is a developer's machine.
+    pub mode: Mode,
+    /// Where the development key and database are kept.
+    pub data_dir: PathBuf,
+    /// Where to listen and how many to serve.
+    pub server: ServerConfig,
+    /// How streams behave.
+    pub stream: StreamConfig,
+    /// Who may connect.
+    pub auth: AuthConfig,
+    /// Where events come from.
+    pub nats: NatsConfig,
+    /// Who is in which chat.
+    pub database: DatabaseConfig,
+    /// What events may be like.
+    pub events: EventsConfig,
+    /// What is logged.
+    pub logging: LoggingConfig,
+}
+
+/// Whether this is a developer's machine: then keys and a demo database are made, and pages log
+/// in by themselves. Only on a loopback address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Development where no key is configured, else production.
+    Auto,
+    /// Always development.
+    Development,
+    /// Never development.
+    Production,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Auto,
+            data_dir: PathBuf::from("data"),
+            server: ServerConfig::default(),
+            stream: StreamConfig::default(),
+            auth: AuthConfig::default(),
+            nats: NatsConfig::default(),
+            database: DatabaseConfig::default(),
+            events: EventsConfig::default(),
+            logging: LoggingConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Whether the server runs in development mode.
+    #[must_use]
+    pub fn is_development(&self) -> bool {
+        match self.mode {
+            Mode::Auto => self.auth.keys.is_empty(),
+            Mode::Development => true,
+            Mode::Production => false,
+        }
+    }
+
+    /// Whether the database is the development one, which the server makes and fills by itself.
+    #[must_use]
+    pub fn owns_database(&self) -> bool {
+        self.is_development() && self.database.url.is_none()
+    }
+
+    /// The address to listen on: loopback in development, any other in production, unless one is
+    /// configured.
+    #[must_use]
+    pub fn host(&self) -> IpAddr {
+        self.server.host.unwrap_or(if self.is_development() {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        } else {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        })
+    }
+
+    /// The file of the development database.
+    #[must_use]
+    pub fn development_database(&self) -> PathBuf {
+        self.data_dir.join("notify.db")
+    }
+
+    /// The effective configuration as YAML, secrets masked.
+    ///
+    /// # Errors
+    /// The YAML library fails, which it does for no configuration.
+    pub fn to_yaml(&self) -> Result<String, serde_saphyr::ser::Error> {
+        serde_saphyr::to_string(self)
+    }
+}

@@ -1,0 +1,161 @@
+//! Values that are of the right type and still can't be meant.
+
+use std::time::Duration;
+
+use super::problem::Problem;
+use super::{Config, Mode};
+use crate::bus::subject::Pattern;
+
+/// Everything that is wrong.
+pub(super) fn check(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    bounds(config, &mut problems);
+    exposure(config, &mut problems);
+    subjects(config, &mut problems);
+    database(config, &mut problems);
+    origins(config, &mut problems);
+    if let Err(error) = config.logging.filter() {
+        problems.push(
+            Problem::at("logging.level", error.to_string()).with_value(&config.logging.level),
+        );
+    }
+    problems
+}
+
+fn bounds(config: &Config, problems: &mut Vec<Problem>) {
+    let (server, stream) = (&config.server, &config.stream);
+    let counts = [
+        ("server.max_connections", server.max_connections),
+        (
+            "server.max_connections_per_user",
+            server.max_connections_per_user,
+        ),
+        ("stream.outbox_events", stream.outbox_events),
+        ("stream.outbox_bytes", stream.outbox_bytes.bytes()),
+        ("stream.reconnect_rate", stream.reconnect_rate as usize),
+        (
+            "database.max_connections",
+            config.database.max_connections as usize,
+        ),
+        ("nats.pending_limit", config.nats.pending_limit),
+        ("events.max_payload", config.events.max_payload.bytes()),
+        ("auth.max_token_bytes", config.auth.max_token_bytes),
+    ];
+    for (key, value) in counts {
+        if value == 0 {
+            problems.push(Problem::at(key, "must be at least 1").with_value(value));
+        }
+    }
+    let tenth = Duration::from_millis(100);
+    let periods = [
+        ("stream.ping_interval", stream.ping_interval, tenth),
+        ("stream.write_timeout", stream.write_timeout, tenth),
+        ("stream.retry", stream.retry, Duration::from_millis(1)),
+        ("database.timeout", config.database.timeout, tenth),
+        ("auth.jwks_refresh", config.auth.jwks_refresh, tenth),
+    ];
+    for (key, value, least) in periods {
+        if value.0 < least {
+            let least = humantime::format_duration(least);
+            problems.push(Problem::at(key, format!("must be at least {least}")).with_value(value));
+        }
+    }
+}
+
+/// Development mode and servers without authentication are for one's own machine.
+fn exposure(config: &Config, problems: &mut Vec<Problem>) {
+    let host = config.host();
+    let public = !host.is_loopback();
+    if config.mode == Mode::Production && config.auth.enabled && config.auth.keys.is_empty() {
+        problems.push(Problem::at(
+            "auth.keys",
+            "production needs a key to verify tokens with: set JWT_SECRET or auth.keys",
+        ));
+    }
+    if public && config.is_development() {
+        let why = match config.mode {
+            Mode::Auto => {
+                "without a key to verify tokens with the server runs in development mode, \
+                 which is for loopback addresses only: set JWT_SECRET or auth.keys, or listen on \
+                 127.0.0.1"
+            }
+            _ => {
+                "development mode is for loopback addresses only: listen on 127.0.0.1 or ::1, \
+                 or set mode: production"
+            }
+        };
+        problems.push(Problem::at("server.host", why).with_value(host));
+    } else if public && !config.auth.enabled {
+        let why = "without authentication anyone can be anyone, so the server listens on \
+                   loopback addresses only: enable auth, or listen on 127.0.0.1";
+        problems.push(Problem::at("server.host", why).with_value(host));
+    }
+}
+
+fn subjects(config: &Config, problems: &mut Vec<Problem>) {
+    let key = "nats.subjects";
+    if config.nats.subjects.is_empty() {
+        problems.push(Problem::at(key, "must name at least one subject"));
+    }
+    let patterns: Vec<Pattern> = match config.nats.patterns() {
+        Ok(patterns) => patterns,
+        Err(error) => return problems.push(Problem::at(key, error.to_string())),
+    };
+    for (index, one) in patterns.iter().enumerate() {
+        for other in &patterns[index + 1..] {
+            if one.overlaps(other) {
+                let why = format!(
+                    "{one} and {other} match the same subjects, whose messages would arrive twice"
+                );
+                problems.push(Problem::at(key, why));
+            }
+        }
+    }
+}
+
+fn database(config: &Config, problems: &mut Vec<Problem>) {
+    if !config.database.membership_query.contains("$1") {
+        problems.push(
+            Problem::at(
+                "database.membership_query",
+                "must use $1, which is the user id",
+            )
+            .with_value(&config.database.membership_query),
+        );
+    }
+    let schemes = ["postgres://", "postgresql://", "sqlite:"];
+    match &config.database.url {
+        Some(url)
+            if !schemes
+                .iter()
+                .any(|scheme| url.expose().starts_with(scheme)) =>
+        {
+            problems.push(
+                Problem::at("database.url", "must be postgres://… or sqlite://…").with_value(url),
+            );
+        }
+        None if !config.is_development() => problems.push(Problem::at(
+            "database.url",
+            "production needs the database that knows who is in which chat: set DATABASE_URL",
+        )),
+        _ => {}
+    }
+}
+
+fn origins(config: &Config, problems: &mut Vec<Problem>) {
+    for origin in &config.server.allowed_origins {
+        let host = origin
+            .strip_prefix("https://")
+            .or_else(|| origin.strip_prefix("http://"));
+        let valid = origin == "*" || host.is_some_and(|h| !h.is_empty() && !h.contains('/'));
+        if !valid {
+            problems.push(
+                Problem::at(
+                    "server.allowed_origins",
+                    "an origin is https://host[:port], without a path, or * for any",
+                )
+                .with_value(origin),
+            );
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The one connection pool, to PostgreSQL or SQLite, and the schema that `migrate` creates.
+//!
+//! Queries run on the runtime that the pool was opened on, whoever asks: its sockets and timers
+//! belong to that runtime, while requests are served by other threads that come and go.
+
+mod config;
+mod demo;
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::migrate::MigrateError;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
+use tokio::runtime::Handle;
+
+pub use config::DatabaseConfig;
+pub use demo::{DemoUser, demo_users, seed_demo};
+
+use crate::secret::SecretUrl;
+
+/// The database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pool: Pool,
+    runtime: Handle,
+    timeout: Duration,
+    max_connections: u32,
+}
+
+/// The pool of the kind that the URL names.
+#[derive(Debug, Clone)]
+pub enum Pool {
+    /// PostgreSQL.
+    Postgres(PgPool),
+    /// SQLite.
+    Sqlite(SqlitePool),
+}
+
+/// Why a database can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The URL is not one of a supported database.
+    #[error(
+        "database.url {url} names no supported database: postgres://… and sqlite://… are supported"
+    )]
+    Url {
+        /// The URL, masked.
+        url: SecretUrl,
+        /// What is wrong with it.
+        #[source]
+        source: Option<sqlx::Error>,
+    },
+    /// The database gave no answer in time.
+    #[error("the database gave no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The database refused or broke off.
+    #[error("the database failed")]
+    Failed(#[from] sqlx::Error),
+    /// The schema could not be created.
+    #[error("the migration failed")]
+    Migrate(#[from] MigrateError),
+    /// The query's parameter has a type that no user id can be written as.
+    #[error(
+        "the membership query compares the user id with type {0}; cast it in the query, e.g. CAST($1 AS TEXT)"
+    )]
+    Parameter(String),
+    /// The query's result has a type that is no chat id.
+    #[error(
+        "the membership query returns a column of type {0}; integers, text and UUIDs are understood"
+    )]
+    Column(String),
+    /// The runtime is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+impl Database {
+    /// Opens the pool without connecting: a database that is down is found out by the queries.
+    /// Must be called on the runtime that is to run the queries.
+    ///
+    /// # Errors
+    /// The URL names no supported database.
+    pub fn open(url: &SecretUrl, config: &DatabaseConfig) -> Result<Self, DatabaseError> {
+        let timeout = config.timeout.0;
+        let wrong = |source| DatabaseError::Url {
+            url: url.clone(),
+            source,
+        };
+        let text = url.expose();
+        let pool = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            let options: PgConnectOptions = text.parse().map_err(|e| wrong(Some(e)))?;
+            Pool::Postgres(postgres(options, config, timeout))
+        } else if text.starts_with("sqlite:") {
+            let options: SqliteConnectOptions = text.parse().map_err(|e| wrong(Some(e)))?;
+            Pool::Sqlite(sqlite(options, config, timeout))
+        } else {
+            return Err(wrong(None));
+        };
+        Ok(Self {
+            pool,
+            runtime: Handle::current(),
+            timeout,
+            max_connections: config.max_connections,
+        })
+    }
+
+    /// The URL of a SQLite file that is created when it is missing.
+    #[must_use]
+    pub fn file_url(path: &Path) -> SecretUrl {
+        SecretUrl::new(format!("sqlite://{}?mode=rwc", path.display()))
+    }
+
+    /// The pool.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// How many connections there can be.
+    #[must_use]
+    pub fn max_connections(&self) -> u32 {
+        self.max_connections
+    }
+
+    /// Runs a query on the pool's own runtime, within the configured time.
+    ///
+    /// # Errors
+    /// What the query fails with, or [`DatabaseError::Timeout`].
+    pub async fn run<T: Send + 'static>(
+        &self,
+        query: impl Future<Output = Result<T, DatabaseError>> + Send + 'static,
+    ) -> Result<T, DatabaseError> {
+        let timeout = self.timeout;
+        let running = self
+            .runtime
+            .spawn(async move { tokio::time::timeout(timeout, query).await });
+        match running.await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(DatabaseError::Timeout(timeout)),
+            Err(_) => Err(DatabaseError::Stopping),
+        }
+    }
+
+    /// Asks the database for a sign of life.
+    ///
+    /// # Errors
+    /// It gives none.
+    pub async fn ping(&self) -> Result<(), DatabaseError> {
+        let pool = self.pool.clone();
+        self.run(async move {
+            match pool {
+                Pool::Postgres(pool) => sqlx::query("SELECT 1").execute(&pool).await.map(drop),
+                Pool::Sqlite(pool) => sqlx::query("SELECT 1").execute(&pool).await.map(drop),
+            }
+            .map_err(DatabaseError::from)
+        })
+        .await
+    }
+
+    /// Creates or updates the schema.
+    ///
+    /// # Errors
+    /// The database failed, or holds a schema that these migrations did not make.
+    pub async fn migrate(&self) -> Result<(), DatabaseError> {
+        match &self.pool {
+            Pool::Postgres(pool) => sqlx::migrate!("migrations/postgres").run(pool).await?,
+            Pool::Sqlite(pool) => sqlx::migrate!("migrations/sqlite").run(pool).await?,
+        }
+        Ok(())
+    }
+
+    /// The database's kind, for people.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.pool {
+            Pool::Postgres(_) => "PostgreSQL",
+            Pool::Sqlite(_) => "SQLite",
+        }
+    }
+
+    /// Closes the pool.
+    pub async fn close(&self) {
+        match &self.pool {
+            Pool::Postgres(pool) => pool.close().await,
+            Pool::Sqlite(pool) => pool.close().await,
+        }
+    }
+}
+
+fn postgres(options: PgConnectOptions, config: &DatabaseConfig, timeout: Duration) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(config.max_connections)
+        .acquire_timeout(timeout)
+        // Costs a round trip before every query; queries retry on a broken connection instead.
+        .test_before_acquire(false)
+        .connect_lazy_with(
+            options
+                .application_name("notify-server")
+                .disable_statement_logging(),
+        )
+}
+
+fn sqlite(options: SqliteConnectOptions, config: &DatabaseConfig, timeout: Duration) -> SqlitePool {
+    SqlitePoolOptions::new()
+        .max_connections(config.max_connections)
+        .acquire_timeout(timeout)
+        .test_before_acquire(false)
+        .connect_lazy_with(
+            options
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Normal)
+                .busy_timeout(timeout)
+                .disable_statement_logging(),
+        )
+}

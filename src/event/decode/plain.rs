@@ -1,0 +1,39 @@
+//! Any other JSON object: an event of type `message` for the channel that its subject names.
+
+use serde_json::value::RawValue;
+
+use super::fields::Outgoing;
+use super::{Decoded, Rejection, Rules};
+use crate::event::{Audience, Channel, Class, Timestamp};
+
+pub(super) fn decode(
+    rules: &Rules,
+    subject: &str,
+    text: &str,
+    now: Timestamp,
+) -> Result<Decoded, Rejection> {
+    let channel = channel_of(rules, subject).ok_or(Rejection::NoAudience)?;
+    let data: &RawValue =
+        serde_json::from_str(text).map_err(|error| Rejection::NotJson(error.to_string()))?;
+    let json = Outgoing::new("message")
+        .with("channel", &channel)
+        .with("data", data)
+        .with("timestamp", &now)
+        .finish();
+    Ok(Decoded {
+        kind: "message".to_owned(),
+        class: Class::Durable,
+        audience: Audience::channel(channel),
+        membership: None,
+        expires_at: None,
+        json,
+    })
+}
+
+/// `{prefix}.{resource}.{id}.…` is `{resource}:{id}:…`.
+pub(super) fn channel_of(rules: &Rules, subject: &str) -> Option<Channel> {
+    let path = subject
+        .strip_prefix(rules.channel_prefix.as_str())?
+        .strip_prefix('.')?;
+    Channel::parse(&path.replace('.', ":")).ok()
+}

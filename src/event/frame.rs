@@ -1,0 +1,218 @@
+//! An event's bytes on the wire: one `text/event-stream` event, encoded once for all receivers.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::position::EventId;
+use super::timestamp::Timestamp;
+
+/// How much an event matters when not everything can be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Kept, replayed, and worth ending a session that can't take it.
+    Durable,
+    /// Never replayed and the first to be shed: typing, presence.
+    Ephemeral,
+}
+
+/// Encoded bytes that any number of outboxes share.
+#[derive(Debug, Clone)]
+pub struct Frame(Arc<Encoded>);
+
+#[derive(Debug)]
+struct Encoded {
+    bytes: Bytes,
+    /// Where the frame starts for streams of unnamed events: behind the `event:` line.
+    unnamed_from: usize,
+    class: Class,
+    expires_at: Option<Timestamp>,
+    /// Whether it counts as an event sent, as pings and notices do not.
+    counted: bool,
+}
+
+impl Frame {
+    /// Encodes an event; `json` is one JSON value.
+    #[must_use]
+    pub fn event(
+        id: Option<&EventId>,
+        kind: &str,
+        json: &[u8],
+        class: Class,
+        expires_at: Option<Timestamp>,
+    ) -> Self {
+        Self::encode(id, kind, json, class, expires_at, true)
+    }
+
+    /// Encodes something the server itself says to one session or to all, e.g. `ping`.
+    #[must_use]
+    pub fn notice(id: Option<&EventId>, kind: &str, json: &[u8]) -> Self {
+        Self::encode(id, kind, json, Class::Durable, None, false)
+    }
+
+    /// A block that sets the client's reconnection time and dispatches no event.
+    #[must_use]
+    pub fn retry(retry_ms: u64) -> Self {
+        Self(Arc::new(Encoded {
+            bytes: Bytes::from(format!("retry: {retry_ms}\n\n")),
+            unnamed_from: 0,
+            class: Class::Durable,
+            expires_at: None,
+            counted: false,
+        }))
+    }
+
+    /// The same notice with a `retry:` field of its own.
+    #[must_use]
+    pub fn with_retry(&self, retry_ms: u64) -> Self {
+        let encoded = &*self.0;
+        let (name, rest) = encoded.bytes.split_at(encoded.unnamed_from);
+        let retry = format!("retry: {retry_ms}\n");
+        let bytes = [name, retry.as_bytes(), rest].concat();
+        Self(Arc::new(Encoded {
+            bytes: Bytes::from(bytes),
+            ..*encoded
+        }))
+    }
+
+    fn encode(
+        id: Option<&EventId>,
+        kind: &str,
+        json: &[u8],
+        class: Class,
+        expires_at: Option<Timestamp>,
+        counted: bool,
+    ) -> Self {
+        let mut head = String::with_capacity(96);
+        head.push_str("event: ");
+        // The name is a field's value: a line break in it would begin another field.
+        head.extend(kind.chars().filter(|c| !matches!(c, '\r' | '\n' | '\0')));
+        head.push('\n');
+        let unnamed_from = head.len();
+        if let Some(id) = id {
+            // Writing to a String can't fail.
+            let _ = writeln!(head, "id: {id}");
+        }
+        let mut bytes = Vec::with_capacity(head.len() + json.len() + 8);
+        bytes.extend_from_slice(head.as_bytes());
+        bytes.extend_from_slice(b"data: ");
+        push_one_line(&mut bytes, json);
+        bytes.extend_from_slice(b"\n\n");
+        Self(Arc::new(Encoded {
+            bytes: Bytes::from(bytes),
+            unnamed_from,
+            class,
+            expires_at,
+            counted,
+        }))
+    }
+
+    /// The bytes for a stream of named or of unnamed events.
+    #[must_use]
+    pub fn bytes(&self, named: bool) -> Bytes {
+        if named {
+            self.0.bytes.clone()
+        } else {
+            self.0.bytes.slice(self.0.unnamed_from..)
+        }
+    }
+
+    /// The same without a reference to the frame.
+    #[must_use]
+    pub fn as_slice(&self, named: bool) -> &[u8] {
+        let from = if named { 0 } else { self.0.unnamed_from };
+        &self.0.bytes[from..]
+    }
+
+    /// What the frame takes in an outbox, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.bytes.len()
+    }
+
+    /// Whether the frame has no bytes; it never has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.bytes.is_empty()
+    }
+
+    /// How much the event matters.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.0.class
+    }
+
+    /// Whether it is an event, and not a ping or a notice.
+    #[must_use]
+    pub fn is_event(&self) -> bool {
+        self.0.counted
+    }
+
+    /// Whether the event's time to live has passed at `now`.
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.0.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// Whether the event has a time to live at all.
+    #[must_use]
+    pub fn expires(&self) -> bool {
+        self.0.expires_at.is_some()
+    }
+}
+
+/// Appends JSON on one line. Raw line breaks can only be white space between its tokens, since
+/// JSON escapes them in strings, so leaving them out changes nothing.
+fn push_one_line(bytes: &mut Vec<u8>, json: &[u8]) {
+    let mut rest = json;
+    while let Some(at) = memchr::memchr2(b'\n', b'\r', rest) {
+        bytes.extend_from_slice(&rest[..at]);
+        rest = &rest[at + 1..];
+    }
+    bytes.extend_from_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Epoch;
+
+    fn text(frame: &Frame, named: bool) -> String {
+        String::from_utf8(frame.bytes(named).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn named_and_unnamed_share_their_bytes() {
+        let id = EventId::new(Epoch(7), 3, b"x");
+        let frame = Frame::event(
+            Some(&id),
+            "job.progress",
+            br#"{"a":1}"#,
+            Class::Durable,
+            None,
+        );
+        let unnamed = format!("id: {id}\ndata: {{\"a\":1}}\n\n");
+        assert_eq!(text(&frame, false), unnamed);
+        assert_eq!(
+            text(&frame, true),
+            format!("event: job.progress\n{unnamed}")
+        );
+    }
+
+    #[test]
+    fn line_breaks_can_not_leave_their_field() {
+        let frame = Frame::event(None, "a\nid: 1", b"{\r\n \"a\": 1\n}", Class::Durable, None);
+        assert_eq!(text(&frame, true), "event: aid: 1\ndata: { \"a\": 1}\n\n");
+    }
+
+    #[test]
+    fn retry_stands_behind_the_name() {
+        let frame = Frame::notice(None, "closing", b"{}").with_retry(40);
+        assert_eq!(
+            text(&frame, true),
+            "event: closing\nretry: 40\ndata: {}\n\n"
+        );
+        assert_eq!(text(&frame, false), "retry: 40\ndata: {}\n\n");
+    }
+}

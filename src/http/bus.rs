@@ -1,0 +1,41 @@
+//! `/api/v1/bus/{subject}`: publishes a payload as a backend would, for those that speak no NATS
+//! and for the in-process bus, which has no other door.
+
+use actix_web::HttpResponse;
+use actix_web::web::{Bytes, Data, Path};
+use serde::Serialize;
+
+use super::credentials::Authenticated;
+use super::error::ApiError;
+use crate::bus::Bus;
+use crate::event::Timestamp;
+use crate::event::decode::{Rules, decode};
+
+#[derive(Serialize)]
+struct Published {
+    /// The event's id on streams; `null` where the bus does not tell its position.
+    id: Option<String>,
+    position: Option<u64>,
+}
+
+/// `POST /api/v1/bus/{subject}`
+pub(super) async fn publish(
+    Authenticated(identity): Authenticated,
+    subject: Path<String>,
+    payload: Bytes,
+    bus: Data<Bus>,
+    rules: Data<Rules>,
+) -> Result<HttpResponse, ApiError> {
+    if !identity.grant.may_publish_everything() {
+        return Err(ApiError::Forbidden(
+            "publishing on any subject needs the claim notify.publish with \"*\", or notify.admin",
+        ));
+    }
+    // Here somebody is waiting for an answer, who can be told what subscribers could only count.
+    decode(&rules, &subject, &payload, Timestamp::now())?;
+    let id = bus.publish(&subject, payload).await?;
+    Ok(HttpResponse::Accepted().json(Published {
+        id: id.map(|id| id.to_string()),
+        position: id.map(|id| id.position()),
+    }))
+}

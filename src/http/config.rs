@@ -1,0 +1,45 @@
+//! The `server` section of the configuration.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Period;
+
+/// The `server` section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// The address to listen on; loopback in development and any in production when empty.
+    pub host: Option<IpAddr>,
+    /// The port to listen on; 0 for a free one.
+    pub port: u16,
+    /// Threads that serve connections; 0 for one per processor.
+    pub workers: usize,
+    /// Connections that may wait to be accepted; the kernel has a limit of its own
+    /// (`net.core.somaxconn`).
+    pub backlog: u32,
+    /// The most streams on this instance.
+    pub max_connections: usize,
+    /// The most streams of one user on this instance.
+    pub max_connections_per_user: usize,
+    /// How long stopping may take before connections are cut.
+    pub drain_timeout: Period,
+    /// Origins of pages that may read from this server; `*` for any.
+    pub allowed_origins: Vec<String>,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            host: None,
+            port: 6687,
+            workers: 0,
+            backlog: 16_384,
+            max_connections: 10_000,
+            max_connections_per_user: 20,
+            drain_timeout: Period::secs(30),
+            allowed_origins: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! From a request to the identity that it is made in.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::web::{Data, Query};
+use actix_web::{FromRequest, HttpRequest};
+use serde::Deserialize;
+
+use super::error::ApiError;
+use super::metrics::Metrics;
+use crate::auth::{Identity, TokenError, Verifier};
+use crate::event::UserId;
+
+/// The cookie that can carry a token.
+const COOKIE: &str = "access_token";
+
+/// A request whose token was verified.
+#[derive(Debug)]
+pub(super) struct Authenticated(pub(super) Identity);
+
+/// The parameters that say who asks.
+#[derive(Debug, Deserialize)]
+struct Parameters {
+    access_token: Option<String>,
+    user_id: Option<String>,
+}
+
+impl FromRequest for Authenticated {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move { authenticate(&request).await.map(Self) })
+    }
+}
+
+async fn authenticate(request: &HttpRequest) -> Result<Identity, ApiError> {
+    let (Some(verifier), Some(metrics)) = (
+        request.app_data::<Data<Verifier>>(),
+        request.app_data::<Data<Metrics>>(),
+    ) else {
+        return Err(ApiError::Internal("the route has no verifier".into()));
+    };
+    let parameters = Query::<Parameters>::from_query(request.query_string())
+        .map_err(|error| ApiError::Invalid {
+            field: "query",
+            problem: error.to_string(),
+        })?
+        .into_inner();
+    if !verifier.is_enabled() {
+        return unverified(parameters.user_id);
+    }
+    let verified = match token(request, parameters.access_token) {
+        Some(token) => verifier.verify(&token).await,
+        None => Err(TokenError::Missing),
+    };
+    verified.map_err(|error| {
+        metrics.refused(&error);
+        ApiError::Token(error)
+    })
+}
+
+/// The header first, since it can't be sent by accident; then the parameter, which `EventSource`
+/// has to use; then the cookie.
+fn token(request: &HttpRequest, parameter: Option<String>) -> Option<String> {
+    let header = request
+        .headers()
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme
+                .eq_ignore_ascii_case("bearer")
+                .then(|| token.trim().to_owned())
+        });
+    header
+        .or(parameter)
+        .or_else(|| request.cookie(COOKIE).map(|c| c.value().to_owned()))
+        .filter(|token| !token.is_empty())
+}
+
+fn unverified(user: Option<String>) -> Result<Identity, ApiError> {
+    let wrong = |problem: String| ApiError::Invalid {
+        field: "user_id",
+        problem,
+    };
+    let text = user.ok_or_else(|| {
+        wrong("authentication is off, so the parameter user_id has to say who you are".to_owned())
+    })?;
+    let user = UserId::parse(&text).map_err(|error| wrong(error.to_string()))?;
+    Ok(Identity::unverified(user))
+}

@@ -1,0 +1,148 @@
+//! What only development mode has: users to choose from and tokens for the asking.
+//!
+//! The server listens on a loopback address then, so what remains to be kept out is other pages
+//! in the same browser: they are told from our own by `Origin`, and names that were made to
+//! resolve to this machine by `Host`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::header::{HOST, ORIGIN};
+use actix_web::web::{Data, Json};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+
+use super::error::ApiError;
+use crate::auth::development::Signer;
+use crate::database::{self, Database, DemoUser};
+use crate::event::UserId;
+
+/// How long a development token lasts.
+const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Makes tokens for development. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Development {
+    signer: Arc<Signer>,
+    /// The development database; `None` where somebody's own is used.
+    database: Option<Database>,
+}
+
+#[derive(Serialize)]
+struct Users {
+    users: Vec<DemoUser>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct TokenRequest {
+    user_id: UserId,
+}
+
+#[derive(Serialize)]
+struct TokenAnswer {
+    access_token: String,
+    expires_in: u64,
+}
+
+impl Development {
+    /// With the development key, and the development database where that is used.
+    #[must_use]
+    pub fn new(signer: Signer, database: Option<Database>) -> Self {
+        Self {
+            signer: Arc::new(signer),
+            database,
+        }
+    }
+}
+
+/// `GET /api/dev/users`
+pub(super) async fn users(
+    request: HttpRequest,
+    development: Data<Option<Development>>,
+) -> Result<HttpResponse, ApiError> {
+    let development = allowed(&request, &development)?;
+    let users = match &development.database {
+        Some(database) => database::demo_users(database).await?,
+        None => Vec::new(),
+    };
+    Ok(HttpResponse::Ok().json(Users { users }))
+}
+
+/// `POST /api/dev/token`
+pub(super) async fn token(
+    request: HttpRequest,
+    development: Data<Option<Development>>,
+    wanted: Json<TokenRequest>,
+) -> Result<HttpResponse, ApiError> {
+    let development = allowed(&request, &development)?;
+    let mut claims = Map::new();
+    claims.insert("notify".to_owned(), json!({ "publish": ["*"] }));
+    let access_token = development
+        .signer
+        .sign(&wanted.user_id, TOKEN_TTL, claims)
+        .map_err(|error| ApiError::Internal(error.into()))?;
+    Ok(HttpResponse::Ok().json(TokenAnswer {
+        access_token,
+        expires_in: TOKEN_TTL.as_secs(),
+    }))
+}
+
+fn allowed<'a>(
+    request: &HttpRequest,
+    development: &'a Option<Development>,
+) -> Result<&'a Development, ApiError> {
+    let development = development.as_ref().ok_or(ApiError::NotFound)?;
+    let header = |name| {
+        let value = request.headers().get(name)?;
+        Some(value.to_str().unwrap_or("?"))
+    };
+    let host = header(HOST).unwrap_or_default();
+    let own_page = header(ORIGIN).is_none_or(|origin| origin == format!("http://{host}"));
+    if is_loopback(host) && own_page {
+        Ok(development)
+    } else {
+        Err(ApiError::Forbidden(
+            "development endpoints answer pages of this server only, on localhost or 127.0.0.1",
+        ))
+    }
+}
+
+/// Whether a `Host` header names this machine by a name that can't be made to point elsewhere.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost"
+        || address
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_loopback;
+
+    #[test]
+    fn only_names_of_this_machine_are_loopback() {
+        for host in [
+            "localhost",
+            "localhost:1",
+            "127.0.0.1:6687",
+            "[::1]:6687",
+            "[::1]",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example:80",
+            "10.0.0.1:6687",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

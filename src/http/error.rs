@@ -1,0 +1,215 @@
+//! The one error type of the HTTP interface, and the only place that chooses status codes.
+//! Errors are `application/problem+json` (RFC 9457).
+
+use std::fmt;
+
+use actix_web::error::JsonPayloadError;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpRequest, HttpResponse, ResponseError};
+use serde::Serialize;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use crate::auth::TokenError;
+use crate::bus::PublishError;
+use crate::database::DatabaseError;
+use crate::event::decode::Rejection;
+use crate::hub::admission::Refusal;
+
+/// When a client should ask again after the server could not serve it, in seconds.
+const RETRY_AFTER_SECS: u64 = 2;
+
+/// Everything that a request can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The token is missing or refused.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The token does not allow this.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// There are as many connections as there may be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The database can't say what it is asked.
+    #[error("the database is not available")]
+    Database(#[from] DatabaseError),
+    /// The bus does not take the message.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// A payload is no event.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// A part of the request can't be used.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Which part.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The body is longer than allowed.
+    #[error("the body is larger than the {0} bytes that are accepted")]
+    TooLarge(usize),
+    /// There is nothing at this address.
+    #[error("there is nothing at this address")]
+    NotFound,
+    /// The address exists, the method does not.
+    #[error("this address takes {0}")]
+    MethodNotAllowed(&'static str),
+    /// The server failed.
+    #[error("the server failed")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+#[derive(Serialize)]
+struct ProblemJson<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
+    request_id: &'a str,
+}
+
+impl ApiError {
+    /// The field of a request that is wrong, where one is.
+    fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Invalid { field, .. } => Some(field),
+            Self::Publish(PublishError::Subject(_)) => Some("subject"),
+            Self::Rejected(_) => Some("body"),
+            _ => None,
+        }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Token(TokenError::KeysUnavailable(_)) | Self::Database(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Token(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Refused(Refusal::UserFull(_)) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Refused(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Rejected(Rejection::TooLarge { .. }) | Self::TooLarge(_) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
+            Self::Publish(PublishError::Subject(_)) | Self::Rejected(_) | Self::Invalid { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::Publish(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let status = self.status_code();
+        let request_id = Uuid::new_v4().to_string();
+        let detail = self.to_string();
+        self.log(&request_id, status);
+        let mut response = HttpResponse::build(status);
+        response.insert_header((CONTENT_TYPE, "application/problem+json"));
+        match self {
+            Self::Token(error) if status == StatusCode::UNAUTHORIZED => {
+                response.insert_header((WWW_AUTHENTICATE, challenge(error)));
+            }
+            Self::MethodNotAllowed(allow) => {
+                response.insert_header((ALLOW, *allow));
+            }
+            _ if matches!(
+                status,
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+            ) =>
+            {
+                response.insert_header((RETRY_AFTER, RETRY_AFTER_SECS));
+            }
+            _ => {}
+        }
+        response.json(ProblemJson {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: &detail,
+            field: self.field(),
+            request_id: &request_id,
+        })
+    }
+}
+
+impl ApiError {
+    /// The causes are for the operator; the answer only has the request id to find them by.
+    fn log(&self, request_id: &str, status: StatusCode) {
+        let causes = Causes(self).to_string();
+        if status.is_server_error() {
+            warn!(
+                request_id,
+                status = status.as_u16(),
+                error = causes,
+                "request failed"
+            );
+        } else {
+            debug!(
+                request_id,
+                status = status.as_u16(),
+                error = causes,
+                "request refused"
+            );
+        }
+    }
+}
+
+/// An error and what it was caused by, in one line.
+struct Causes<'a>(&'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0, f)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// The challenge of RFC 6750: which kind of error, and in words which one.
+fn challenge(error: &TokenError) -> String {
+    let kind = match error {
+        TokenError::Missing | TokenError::TooLarge(..) => "invalid_request",
+        _ => "invalid_token",
+    };
+    // The grammar of a quoted string has no place for these.
+    let words: String = error
+        .to_string()
+        .chars()
+        .filter(|c| c.is_ascii_graphic() || *c == ' ')
+        .filter(|c| !matches!(c, '"' | '\\'))
+        .collect();
+    format!("Bearer error=\"{kind}\", error_description=\"{words}\", realm=\"notify-server\"")
+}
+
+/// For addresses that do not exist.
+pub(super) async fn not_found() -> Result<HttpResponse, ApiError> {
+    Err(ApiError::NotFound)
+}
+
+/// For JSON bodies that can't be read.
+pub(super) fn json(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error {
+    match error {
+        JsonPayloadError::OverflowKnownLength { limit, .. }
+        | JsonPayloadError::Overflow { limit } => ApiError::TooLarge(limit),
+        other => ApiError::Invalid {
+            field: "body",
+            problem: other.to_string(),
+        },
+    }
+    .into()
+}

@@ -1,0 +1,185 @@
+//! `/live`, `/ready` and `/health`: how the server is doing, and what is wrong, in words.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use crate::auth::Verifier;
+use crate::bus::{Bus, Status};
+use crate::database::Database;
+use crate::hub::Hub;
+
+/// How long an answer of the database is good for: probes of many kinds must not become load.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// How long the database may take to answer a probe.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Says how the server is doing. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    bus: Bus,
+    database: Database,
+    hub: Hub,
+    verifier: Verifier,
+    started: Instant,
+    last_ping: Mutex<Option<(Instant, Component)>>,
+}
+
+/// One part of the server.
+#[derive(Debug, Clone, Serialize)]
+struct Component {
+    up: bool,
+    detail: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Components {
+    bus: Component,
+    database: Component,
+    hub: Component,
+    auth: Component,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    status: &'static str,
+    #[serde(flatten)]
+    about: Option<About>,
+    /// What is wrong, in words; empty when nothing is.
+    problems: Vec<String>,
+    components: &'a Components,
+}
+
+#[derive(Serialize)]
+struct About {
+    version: &'static str,
+    uptime_secs: u64,
+    connections: usize,
+}
+
+impl Health {
+    /// Watches these.
+    #[must_use]
+    pub fn new(bus: Bus, database: Database, hub: Hub, verifier: Verifier) -> Self {
+        Self(Arc::new(Inner {
+            bus,
+            database,
+            hub,
+            verifier,
+            started: Instant::now(),
+            last_ping: Mutex::new(None),
+        }))
+    }
+
+    async fn components(&self) -> Components {
+        let Status { up, detail } = self.0.bus.status();
+        Components {
+            bus: Component { up, detail },
+            database: self.database().await,
+            hub: self.hub(),
+            auth: match self.0.verifier.problem() {
+                None => Component::up("keys are loaded"),
+                Some(problem) => Component::down(problem),
+            },
+        }
+    }
+
+    async fn database(&self) -> Component {
+        let mut last = self.0.last_ping.lock().await;
+        if let Some((at, component)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return component.clone();
+        }
+        let kind = self.0.database.kind();
+        let component = match tokio::time::timeout(PATIENCE, self.0.database.ping()).await {
+            Ok(Ok(())) => Component::up(format!("{kind} answers")),
+            Ok(Err(error)) => Component::down(format!("{kind}: {error}")),
+            Err(_) => Component::down(format!("{kind}: no answer in time")),
+        };
+        *last = Some((Instant::now(), component.clone()));
+        component
+    }
+
+    fn hub(&self) -> Component {
+        let hub = &self.0.hub;
+        if hub.admission().is_stopping() {
+            Component::down("the server is stopping")
+        } else if hub.shard_count() == 0 {
+            Component::down("no thread serves connections yet")
+        } else {
+            Component::up(format!("{} connections", hub.admission().total()))
+        }
+    }
+
+    async fn answer(&self, words: [&'static str; 2], with_about: bool) -> HttpResponse {
+        let components = self.components().await;
+        let problems = components.problems();
+        let [good, bad] = words;
+        let mut response = if problems.is_empty() {
+            HttpResponse::Ok()
+        } else {
+            HttpResponse::ServiceUnavailable()
+        };
+        response.json(Report {
+            status: if problems.is_empty() { good } else { bad },
+            about: with_about.then(|| About {
+                version: env!("CARGO_PKG_VERSION"),
+                uptime_secs: self.0.started.elapsed().as_secs(),
+                connections: self.0.hub.admission().total(),
+            }),
+            problems,
+            components: &components,
+        })
+    }
+}
+
+impl Component {
+    fn up(detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { up: true, detail }
+    }
+
+    fn down(detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { up: false, detail }
+    }
+}
+
+impl Components {
+    fn problems(&self) -> Vec<String> {
+        let all = [
+            ("bus", &self.bus),
+            ("database", &self.database),
+            ("hub", &self.hub),
+            ("auth", &self.auth),
+        ];
+        all.into_iter()
+            .filter(|(_, component)| !component.up)
+            .map(|(name, component)| format!("{name}: {}", component.detail))
+            .collect()
+    }
+}
+
+/// `GET /live`: whether the process answers at all.
+pub(super) async fn live() -> HttpResponse {
+    HttpResponse::Ok().json(serde_json::json!({ "status": "live" }))
+}
+
+/// `GET /ready`: whether new clients should be sent here.
+pub(super) async fn ready(health: Data<Health>) -> HttpResponse {
+    health.answer(["ready", "not_ready"], false).await
+}
+
+/// `GET /health`: the same, with what else an operator asks first.
+pub(super) async fn health(health: Data<Health>) -> HttpResponse {
+    health.answer(["ok", "unhealthy"], true).await
+}

@@ -1,0 +1,50 @@
+//! What the HTTP layer counts, and the endpoint for all metrics.
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use super::error::ApiError;
+use crate::auth::TokenError;
+use crate::metrics::Exporter;
+
+/// The media type of OpenMetrics text.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the HTTP layer counts.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    refused: Family<Cause, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cause {
+    cause: &'static str,
+}
+
+impl Metrics {
+    /// Registers the counters under their public names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "auth_failures",
+            "Requests without an acceptable token, by cause",
+            self.refused.clone(),
+        );
+    }
+
+    pub(super) fn refused(&self, error: &TokenError) {
+        let cause = error.cause();
+        self.refused.get_or_create_owned(&Cause { cause }).inc();
+    }
+}
+
+/// `GET /metrics`
+pub(super) async fn metrics(exporter: Data<Exporter>) -> Result<HttpResponse, ApiError> {
+    let text = exporter
+        .text()
+        .map_err(|error| ApiError::Internal(error.into()))?;
+    Ok(HttpResponse::Ok().content_type(OPEN_METRICS).body(text))
+}

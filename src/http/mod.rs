@@ -1,0 +1,125 @@
+//! The HTTP interface: the route table, and what handlers are given.
+//!
+//! A handler asks for the parts that it needs and gets nothing else. Status codes are made in
+//! `error.rs` only.
+
+mod bus;
+mod config;
+mod cors;
+mod credentials;
+mod development;
+mod error;
+mod events;
+mod health;
+mod metrics;
+mod pages;
+
+use actix_web::HttpResponse;
+use actix_web::http::Method;
+use actix_web::http::header::ALLOW;
+use actix_web::web::{self, Data, ServiceConfig};
+
+pub use config::ServerConfig;
+pub use cors::cors;
+pub use development::Development;
+pub use error::ApiError;
+pub use health::Health;
+pub use metrics::Metrics;
+
+use crate::auth::Verifier;
+use crate::bus::Bus;
+use crate::event::decode::Rules;
+use crate::hub::{Hub, LocalHub};
+use crate::membership::Membership;
+use crate::metrics::Exporter;
+
+/// The largest request body, in bytes: a payload of the default limit in its longest escaping.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// Everything that handlers can ask for. Each part is a cheap handle.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Verifies tokens.
+    pub verifier: Verifier,
+    /// Looks chats up.
+    pub membership: Membership,
+    /// Publishes.
+    pub bus: Bus,
+    /// Says what is an event.
+    pub rules: Rules,
+    /// Admits connections.
+    pub hub: Hub,
+    /// Counts what the HTTP layer does.
+    pub metrics: Metrics,
+    /// Writes all metrics out.
+    pub exporter: Exporter,
+    /// Says how the server is doing.
+    pub health: Health,
+    /// Tokens and users for development; `None` outside development mode.
+    pub development: Option<Development>,
+}
+
+/// Registers the routes and what they are given, for one thread.
+pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
+    service
+        .app_data(Data::new(parts.verifier))
+        .app_data(Data::new(parts.membership))
+        .app_data(Data::new(parts.bus))
+        .app_data(Data::new(parts.rules))
+        .app_data(Data::new(parts.hub))
+        .app_data(Data::new(parts.metrics))
+        .app_data(Data::new(parts.exporter))
+        .app_data(Data::new(parts.health))
+        .app_data(Data::new(parts.development))
+        .app_data(Data::new(local))
+        .app_data(web::PayloadConfig::new(MAX_BODY))
+        .app_data(
+            web::JsonConfig::default()
+                .limit(MAX_BODY)
+                .error_handler(error::json),
+        )
+        .service(resource("/events", "GET, HEAD, OPTIONS", |r| {
+            r.route(web::get().to(events::stream))
+                .route(web::head().to(events::head))
+        }))
+        .service(resource("/api/v1/bus/{subject}", "POST, OPTIONS", |r| {
+            r.route(web::post().to(bus::publish))
+        }))
+        .service(resource("/api/dev/users", "GET, OPTIONS", |r| {
+            r.route(web::get().to(development::users))
+        }))
+        .service(resource("/api/dev/token", "POST, OPTIONS", |r| {
+            r.route(web::post().to(development::token))
+        }))
+        .service(readable("/live", || web::get().to(health::live)))
+        .service(readable("/ready", || web::get().to(health::ready)))
+        .service(readable("/health", || web::get().to(health::health)))
+        .service(readable("/metrics", || web::get().to(metrics::metrics)))
+        .service(readable("/", || web::get().to(pages::index)))
+        .service(readable("/assets/{name}", || web::get().to(pages::asset)))
+        .default_service(web::to(error::not_found));
+}
+
+/// A resource that answers `OPTIONS` with what it allows, and other methods with 405.
+fn resource(
+    path: &str,
+    allow: &'static str,
+    routes: impl FnOnce(actix_web::Resource) -> actix_web::Resource,
+) -> actix_web::Resource {
+    routes(web::resource(path))
+        .route(web::method(Method::OPTIONS).to(move || async move {
+            HttpResponse::NoContent()
+                .insert_header((ALLOW, allow))
+                .finish()
+        }))
+        .default_service(web::to(move || async move {
+            Err::<HttpResponse, _>(ApiError::MethodNotAllowed(allow))
+        }))
+}
+
+/// A resource that is only read: the HTTP layer leaves the body of a `HEAD` answer out.
+fn readable(path: &str, get: impl Fn() -> actix_web::Route) -> actix_web::Resource {
+    resource(path, "GET, HEAD, OPTIONS", |r| {
+        r.route(get()).route(get().method(Method::HEAD))
+    })
+}

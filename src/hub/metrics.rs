@@ -1,0 +1,82 @@
+//! What the hub counts. Label values come from closed lists.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::notice::End;
+
+/// Counters shared by all shards.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    routed: Counter,
+    shed: Counter,
+    delivered: Counter,
+    bytes: Counter,
+    pub(super) connections: Gauge,
+    ended: Family<Reason, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Registers the counters under their public names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("connections", "Streams open now", self.connections.clone());
+        registry.register(
+            "events_routed",
+            "Events queued, once per session",
+            self.routed.clone(),
+        );
+        registry.register(
+            "deliveries",
+            "Events handed to a connection, once per session",
+            self.delivered.clone(),
+        );
+        registry.register(
+            "events_shed",
+            "Ephemeral events dropped because an outbox was full",
+            self.shed.clone(),
+        );
+        registry.register(
+            "stream_bytes",
+            "Bytes of frames handed to connections",
+            self.bytes.clone(),
+        );
+        registry.register(
+            "sessions_ended",
+            "Streams ended, by reason",
+            self.ended.clone(),
+        );
+        for end in End::ALL {
+            // Present from the start, so that a rate over the first one is right.
+            self.ended_by(end);
+        }
+    }
+
+    pub(super) fn routed(&self, sessions: u64, shed: u64) {
+        self.routed.inc_by(sessions);
+        if shed > 0 {
+            self.shed.inc_by(shed);
+        }
+    }
+
+    pub(super) fn written(&self, events: u64, bytes: u64) {
+        self.delivered.inc_by(events);
+        self.bytes.inc_by(bytes);
+    }
+
+    pub(super) fn ended(&self, end: End) {
+        self.ended_by(end).inc();
+    }
+
+    fn ended_by(&self, end: End) -> Counter {
+        let reason = end.as_str();
+        self.ended.get_or_create_owned(&Reason { reason })
+    }
+}

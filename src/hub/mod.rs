@@ -1,0 +1,247 @@
+//! Knows which sessions listen on which channel, and routes events to their outboxes.
+//!
+//! The hub is split into shards, one for each thread that serves connections; a session belongs
+//! to the shard of its connection's thread for life. [`Hub`] is the handle that other threads
+//! hold: it hands each event to every shard, in order. [`LocalHub`] is the handle within a
+//! thread: it registers sessions. The hub knows events and nothing of HTTP, buses or databases.
+
+pub mod admission;
+mod metrics;
+mod notice;
+mod outbox;
+pub mod registry;
+mod schedule;
+mod session;
+mod settings;
+mod shard;
+mod stream;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tracing::{Level, debug, enabled};
+
+pub use metrics::Metrics;
+pub use notice::{End, Gap, GapReason};
+pub use session::Opening;
+pub use settings::StreamConfig;
+pub use stream::{LocalHub, PendingSession, Resume, SessionStream};
+
+use crate::event::{Event, EventId};
+use admission::Admission;
+use shard::Shard;
+
+/// Commands that wait for one shard. A full inbox makes the ingest wait, never the publisher: the
+/// bus has its own bounded queue before it.
+const INBOX: usize = 4_096;
+
+/// Commands that a shard handles before it lets its connections write. Half of the default
+/// outbox, so that a burst does not end sessions that read as fast as they are served.
+const TURN: usize = 128;
+
+/// How often a shard looks at its clock.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The handle to all shards. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Arc<StreamConfig>,
+    admission: Admission,
+    metrics: Metrics,
+    shards: Mutex<Shards>,
+}
+
+#[derive(Debug)]
+struct Shards {
+    inboxes: Vec<mpsc::Sender<Command>>,
+    /// Where a shard that opens now begins.
+    head: EventId,
+}
+
+/// What a shard is told.
+#[derive(Debug, Clone)]
+enum Command {
+    Deliver(Arc<Event>, Option<Arc<Tally>>),
+    Gap(Gap),
+    Drain(Duration),
+}
+
+/// Counts an event's recipients over all shards, and logs the sum when the last one is done.
+#[derive(Debug)]
+struct Tally {
+    event: Arc<Event>,
+    recipients: AtomicU64,
+}
+
+/// A shard's loop, to be run on the thread that serves its connections.
+#[derive(Debug)]
+pub struct ShardTask {
+    inbox: mpsc::Receiver<Command>,
+    hub: LocalHub,
+}
+
+impl Hub {
+    /// A hub without shards, whose log begins behind `origin`.
+    #[must_use]
+    pub fn new(
+        settings: StreamConfig,
+        admission: Admission,
+        metrics: Metrics,
+        origin: EventId,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            settings: Arc::new(settings),
+            admission,
+            metrics,
+            shards: Mutex::new(Shards {
+                inboxes: Vec::new(),
+                head: origin,
+            }),
+        }))
+    }
+
+    /// Opens a shard on the calling thread. It lives for as long as its task runs.
+    #[must_use]
+    pub fn open_shard(&self) -> (LocalHub, ShardTask) {
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let mut shards = self.0.shards.lock();
+        shards.inboxes.retain(|inbox| !inbox.is_closed());
+        shards.inboxes.push(sender);
+        let shard = Shard::new(
+            Arc::clone(&self.0.settings),
+            self.0.metrics.clone(),
+            shards.head,
+        );
+        let hub = LocalHub(Rc::new(RefCell::new(shard)));
+        let task = ShardTask {
+            inbox,
+            hub: hub.clone(),
+        };
+        (hub, task)
+    }
+
+    /// Routes an event to every session that its audience includes. Events must come in log
+    /// order, from one task.
+    pub async fn deliver(&self, event: Event) {
+        let event = Arc::new(event);
+        let tally = enabled!(Level::DEBUG).then(|| {
+            Arc::new(Tally {
+                event: Arc::clone(&event),
+                recipients: AtomicU64::new(0),
+            })
+        });
+        let head = event.id;
+        self.send(&Command::Deliver(event, tally), head).await;
+    }
+
+    /// Tells every session that events were lost on the way here.
+    pub async fn gap(&self, gap: Gap) {
+        self.send(&Command::Gap(gap), gap.to).await;
+    }
+
+    /// Ends every session with a `closing`, and admits no more. Clients are asked to come back
+    /// over a time that makes them as many a second as configured.
+    pub async fn drain(&self) {
+        self.0.admission.stop();
+        let sessions = u32::try_from(self.0.admission.total()).unwrap_or(u32::MAX);
+        let seconds = f64::from(sessions) / f64::from(self.0.settings.reconnect_rate.max(1));
+        // At least a second, so that even a few clients don't come in the same instant.
+        let spread = Duration::from_secs_f64(seconds.max(1.0));
+        self.send(&Command::Drain(spread), None).await;
+    }
+
+    /// Whether shards are there to take sessions.
+    #[must_use]
+    pub fn shard_count(&self) -> usize {
+        let shards = self.0.shards.lock();
+        let open = shards.inboxes.iter().filter(|inbox| !inbox.is_closed());
+        open.count()
+    }
+
+    /// Who is counted and admitted.
+    #[must_use]
+    pub fn admission(&self) -> &Admission {
+        &self.0.admission
+    }
+
+    async fn send(&self, command: &Command, head: Option<EventId>) {
+        // The lock also orders `head` against `open_shard`: a shard opened later begins behind
+        // this command, one opened earlier gets it.
+        let inboxes = {
+            let mut shards = self.0.shards.lock();
+            if let Some(head) = head {
+                shards.head = head;
+            }
+            shards.inboxes.clone()
+        };
+        for inbox in inboxes {
+            // A closed inbox belongs to a thread that has stopped, and its sessions with it.
+            let _ = inbox.send(command.clone()).await;
+        }
+    }
+}
+
+impl ShardTask {
+    /// Serves the shard until the hub is gone.
+    pub async fn run(mut self) {
+        let mut clock = tokio::time::interval(TICK);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut turn = Vec::with_capacity(TURN);
+        loop {
+            tokio::select! {
+                received = self.inbox.recv_many(&mut turn, TURN) => {
+                    if received == 0 {
+                        return;
+                    }
+                    self.handle(&mut turn);
+                    // The connections that were woken are queued before this task: they write
+                    // before the next turn fills their outboxes further.
+                    tokio::task::yield_now().await;
+                }
+                _ = clock.tick() => self.tick(),
+            }
+        }
+    }
+
+    fn handle(&self, turn: &mut Vec<Command>) {
+        let now = Instant::now();
+        let mut shard = self.hub.0.borrow_mut();
+        for command in turn.drain(..) {
+            match command {
+                Command::Deliver(event, tally) => {
+                    let recipients = shard.deliver(&event, now);
+                    if let Some(tally) = tally {
+                        tally.recipients.fetch_add(recipients, Ordering::Relaxed);
+                    }
+                }
+                Command::Gap(gap) => shard.gap(&gap, now),
+                Command::Drain(spread) => shard.drain(spread, now),
+            }
+        }
+    }
+
+    fn tick(&self) {
+        self.hub.0.borrow_mut().tick(Instant::now());
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        let id = self.event.id.map(|id| id.to_string());
+        debug!(
+            kind = self.event.kind,
+            id,
+            recipients = self.recipients.load(Ordering::Relaxed),
+            "event routed"
+        );
+    }
+}

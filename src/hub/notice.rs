@@ -1,0 +1,193 @@
+//! What the server itself says on a stream: confirmations, pings, gaps, goodbyes. Pure.
+
+use serde::Serialize;
+
+use crate::event::{ChatId, EventId, Frame, Timestamp, UserId};
+
+/// Why a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum End {
+    /// The token's `exp` has come.
+    TokenExpired,
+    /// This instance stops.
+    Draining,
+    /// Somebody ended it on purpose.
+    Disconnected,
+    /// The client did not read fast enough: its outbox overflowed or its socket took nothing.
+    SlowConsumer,
+    /// The client closed the connection, or it broke.
+    ClientGone,
+}
+
+impl End {
+    /// All reasons.
+    pub const ALL: [Self; 5] = [
+        Self::TokenExpired,
+        Self::Draining,
+        Self::Disconnected,
+        Self::SlowConsumer,
+        Self::ClientGone,
+    ];
+
+    /// The reason's name on the wire, in logs and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TokenExpired => "token_expired",
+            Self::Draining => "draining",
+            Self::Disconnected => "disconnected",
+            Self::SlowConsumer => "slow_consumer",
+            Self::ClientGone => "client_gone",
+        }
+    }
+
+    /// Whether the client does well to come back: with the same token it can't after expiry, and
+    /// after an intended disconnect it should not.
+    #[must_use]
+    pub fn reconnect(self) -> bool {
+        matches!(self, Self::Draining | Self::SlowConsumer | Self::ClientGone)
+    }
+}
+
+/// Why some events can't be replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapReason {
+    /// The log reaches back less far.
+    Expired,
+    /// The positions belong to another log.
+    Epoch,
+    /// Events were dropped on the way to this instance.
+    Overflow,
+}
+
+impl GapReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Epoch => "epoch",
+            Self::Overflow => "overflow",
+        }
+    }
+}
+
+/// Events that a client should fetch over the API because the stream can't give them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Why.
+    pub reason: GapReason,
+    /// The last event before the gap, where known.
+    pub from: Option<EventId>,
+    /// The last event within it, where known.
+    pub to: Option<EventId>,
+}
+
+/// The first event of a stream.
+#[derive(Debug)]
+pub(super) struct Confirmation<'a> {
+    pub(super) user: &'a UserId,
+    pub(super) chats: &'a [ChatId],
+    pub(super) connection_id: &'a str,
+    pub(super) recovered: bool,
+    pub(super) replayed: u64,
+    pub(super) ping_interval_ms: u64,
+}
+
+#[derive(Serialize)]
+struct ConfirmationJson<'a> {
+    r#type: &'static str,
+    user_id: &'a UserId,
+    timestamp: Timestamp,
+    connected_chats: &'a [ChatId],
+    connection_id: &'a str,
+    recovered: bool,
+    replayed: u64,
+    ping_interval_ms: u64,
+}
+
+#[derive(Serialize)]
+struct GapJson {
+    r#type: &'static str,
+    reason: &'static str,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ClosingJson {
+    r#type: &'static str,
+    reason: &'static str,
+    reconnect: bool,
+    retry_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Timed {
+    r#type: &'static str,
+    timestamp: Timestamp,
+}
+
+#[derive(Serialize)]
+struct Expiring {
+    r#type: &'static str,
+    timestamp: Timestamp,
+    expires_in_ms: u64,
+}
+
+pub(super) fn confirmation(said: &Confirmation<'_>, at: &EventId, now: Timestamp) -> Frame {
+    let json = encode(&ConfirmationJson {
+        r#type: "connection_confirmed",
+        user_id: said.user,
+        timestamp: now,
+        connected_chats: said.chats,
+        connection_id: said.connection_id,
+        recovered: said.recovered,
+        replayed: said.replayed,
+        ping_interval_ms: said.ping_interval_ms,
+    });
+    Frame::notice(Some(at), "connection_confirmed", &json)
+}
+
+pub(super) fn ping(now: Timestamp) -> Frame {
+    let json = encode(&Timed {
+        r#type: "ping",
+        timestamp: now,
+    });
+    Frame::notice(None, "ping", &json)
+}
+
+pub(super) fn token_expiring(now: Timestamp, expires_in_ms: u64) -> Frame {
+    let json = encode(&Expiring {
+        r#type: "token_expiring",
+        timestamp: now,
+        expires_in_ms,
+    });
+    Frame::notice(None, "token_expiring", &json)
+}
+
+pub(super) fn gap(gap: &Gap) -> Frame {
+    let json = encode(&GapJson {
+        r#type: "gap",
+        reason: gap.reason.as_str(),
+        from: gap.from.map(|id| id.to_string()),
+        to: gap.to.map(|id| id.to_string()),
+    });
+    // Its id moves the client's Last-Event-ID past the gap: what is told once need not be told
+    // again at every reconnect.
+    Frame::notice(gap.to.as_ref(), "gap", &json)
+}
+
+/// The last event. The `retry:` line tells a native `EventSource` what `retry_ms` tells others.
+pub(super) fn closing(end: End, retry_ms: u64) -> Frame {
+    let json = encode(&ClosingJson {
+        r#type: "closing",
+        reason: end.as_str(),
+        reconnect: end.reconnect(),
+        retry_ms,
+    });
+    Frame::notice(None, "closing", &json).with_retry(retry_ms)
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    // Plain structs of text and numbers always serialize.
+    serde_json::to_vec(value).unwrap_or_default()
+}

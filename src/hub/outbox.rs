@@ -1,0 +1,270 @@
+//! A session's bounded queue of encoded frames. Pure.
+//!
+//! Policy when it is full: ephemeral events are dropped, the oldest first, to make room for
+//! durable ones; if that is not enough, the outbox overflows and its session has to end.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::event::{Class, Frame, Timestamp};
+
+/// An emptied queue with more places than this gives its memory back, so that a burst does not
+/// cost every idle session for ever.
+const KEPT_CAPACITY: usize = 16;
+
+/// How much an outbox holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// At most this many frames.
+    pub(super) events: usize,
+    /// At most this many bytes of frames; one frame always fits into an empty outbox.
+    pub(super) bytes: usize,
+}
+
+/// What became of a frame that was pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Push {
+    /// It will be written, and so many ephemeral frames before it will not.
+    Queued {
+        /// Ephemeral frames dropped to make room.
+        shed: usize,
+    },
+    /// It was ephemeral and there was no room: dropped.
+    Shed,
+    /// It was durable and there was no room: the session can't be served any further.
+    Overflow,
+}
+
+/// What was taken out to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// One or more whole frames.
+    pub(super) bytes: Bytes,
+    /// How many of them were events.
+    pub(super) events: u64,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+}
+
+impl Outbox {
+    /// Queues a frame, within the limits.
+    pub(super) fn push(&mut self, frame: Frame, limits: Limits) -> Push {
+        if self.fits(&frame, limits) {
+            self.append(frame);
+            return Push::Queued { shed: 0 };
+        }
+        if frame.class() == Class::Ephemeral {
+            return Push::Shed;
+        }
+        let before = self.frames.len();
+        self.shed_until_it_fits(&frame, limits);
+        if !self.fits(&frame, limits) {
+            return Push::Overflow;
+        }
+        let shed = before - self.frames.len();
+        self.append(frame);
+        Push::Queued { shed }
+    }
+
+    /// Queues a frame whatever the limits: for the few that the server itself writes, such as the
+    /// first and the last of a stream.
+    pub(super) fn append(&mut self, frame: Frame) {
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
+    }
+
+    /// Appends everything that waits in another outbox.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.frames.extend(other.frames);
+    }
+
+    /// Takes frames up to about `most` bytes, joined into one piece of memory; a single frame is
+    /// shared and not copied. Frames past their time to live are left out.
+    pub(super) fn take(
+        &mut self,
+        named: bool,
+        most: usize,
+        now: impl Fn() -> Timestamp,
+    ) -> Option<Batch> {
+        let first = self.pop(&now)?;
+        let events = u64::from(first.is_event());
+        if self.frames.is_empty() {
+            self.give_back_memory();
+            let bytes = first.bytes(named);
+            return Some(Batch { bytes, events });
+        }
+        let mut batch = BytesMut::with_capacity(most.min(self.bytes + first.len()));
+        batch.extend_from_slice(first.as_slice(named));
+        let mut events = events;
+        while batch.len() < most
+            && let Some(frame) = self.pop(&now)
+        {
+            batch.extend_from_slice(frame.as_slice(named));
+            events += u64::from(frame.is_event());
+        }
+        self.give_back_memory();
+        let bytes = batch.freeze();
+        Some(Batch { bytes, events })
+    }
+
+    /// Drops everything that waits; says how many frames that were.
+    pub(super) fn clear(&mut self) -> usize {
+        let dropped = self.frames.len();
+        *self = Self::default();
+        dropped
+    }
+
+    /// How many frames wait.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    fn fits(&self, frame: &Frame, limits: Limits) -> bool {
+        self.frames.is_empty()
+            || (self.frames.len() < limits.events && self.bytes + frame.len() <= limits.bytes)
+    }
+
+    fn shed_until_it_fits(&mut self, frame: &Frame, limits: Limits) {
+        let mut events = self.frames.len();
+        let mut bytes = self.bytes;
+        self.frames.retain(|waiting| {
+            let full = events >= limits.events || bytes + frame.len() > limits.bytes;
+            let shed = full && waiting.class() == Class::Ephemeral;
+            if shed {
+                events -= 1;
+                bytes -= waiting.len();
+            }
+            !shed
+        });
+        self.bytes = bytes;
+    }
+
+    fn pop(&mut self, now: &impl Fn() -> Timestamp) -> Option<Frame> {
+        while let Some(frame) = self.frames.pop_front() {
+            self.bytes -= frame.len();
+            // The clock is only read for the few frames that can expire.
+            if !(frame.expires() && frame.is_expired(now())) {
+                return Some(frame);
+            }
+        }
+        None
+    }
+
+    fn give_back_memory(&mut self) {
+        if self.frames.is_empty() && self.frames.capacity() > KEPT_CAPACITY {
+            self.frames = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: Limits = Limits {
+        events: 4,
+        bytes: 400,
+    };
+
+    fn frame(number: usize, class: Class) -> Frame {
+        Frame::event(None, "t", number.to_string().as_bytes(), class, None)
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_millis(1_000)
+    }
+
+    fn drain(outbox: &mut Outbox) -> String {
+        let mut text = Vec::new();
+        while let Some(batch) = outbox.take(false, 64, now) {
+            text.extend_from_slice(&batch.bytes);
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn ephemeral_frames_make_room_and_then_it_overflows() {
+        let mut outbox = Outbox::default();
+        outbox.push(frame(0, Class::Durable), LIMITS);
+        outbox.push(frame(1, Class::Ephemeral), LIMITS);
+        outbox.push(frame(2, Class::Durable), LIMITS);
+        outbox.push(frame(3, Class::Ephemeral), LIMITS);
+        assert_eq!(outbox.push(frame(4, Class::Ephemeral), LIMITS), Push::Shed);
+        let queued = Push::Queued { shed: 1 };
+        assert_eq!(outbox.push(frame(5, Class::Durable), LIMITS), queued);
+        assert_eq!(outbox.push(frame(6, Class::Durable), LIMITS), queued);
+        assert_eq!(
+            outbox.push(frame(7, Class::Durable), LIMITS),
+            Push::Overflow
+        );
+        assert_eq!(
+            drain(&mut outbox),
+            "data: 0\n\ndata: 2\n\ndata: 5\n\ndata: 6\n\n"
+        );
+    }
+
+    #[test]
+    fn a_frame_larger_than_the_limit_fits_into_an_empty_outbox() {
+        let mut outbox = Outbox::default();
+        let large = Frame::event(None, "t", &[b'1'; 1000], Class::Durable, None);
+        assert_eq!(outbox.push(large.clone(), LIMITS), Push::Queued { shed: 0 });
+        assert_eq!(outbox.push(large, LIMITS), Push::Overflow);
+    }
+
+    #[test]
+    fn an_expired_frame_is_not_written() {
+        let mut outbox = Outbox::default();
+        for (number, expires) in [(0, 999), (1, 1_001), (2, 1_000)] {
+            let expires = Some(Timestamp::from_millis(expires));
+            let json = i32::to_string(&number);
+            let frame = Frame::event(None, "t", json.as_bytes(), Class::Durable, expires);
+            outbox.push(frame, LIMITS);
+        }
+        assert_eq!(drain(&mut outbox), "data: 1\n\n");
+    }
+
+    proptest! {
+        #[test]
+        fn durable_frames_come_out_in_order_until_overflow(
+            pushes in proptest::collection::vec((any::<bool>(), any::<bool>()), 0..80)
+        ) {
+            let mut outbox = Outbox::default();
+            let mut expected = Vec::new();
+            let mut written = String::new();
+            for (number, (durable, take)) in pushes.into_iter().enumerate() {
+                let class = if durable { Class::Durable } else { Class::Ephemeral };
+                let pushed = outbox.push(frame(number, class), LIMITS);
+                prop_assert!(outbox.len() <= LIMITS.events);
+                match pushed {
+                    Push::Queued { .. } if durable => expected.push(number),
+                    Push::Queued { shed } => prop_assert_eq!(shed, 0),
+                    Push::Shed => prop_assert!(!durable),
+                    Push::Overflow => {
+                        prop_assert!(durable);
+                        prop_assert_eq!(outbox.len(), LIMITS.events);
+                    }
+                }
+                if take && let Some(batch) = outbox.take(false, 64, now) {
+                    written.push_str(std::str::from_utf8(&batch.bytes).unwrap());
+                }
+            }
+            written.push_str(&drain(&mut outbox));
+            prop_assert_eq!(outbox.bytes, 0);
+            let numbers: Vec<usize> = written
+                .lines()
+                .filter_map(|line| line.strip_prefix("data: ")?.parse().ok())
+                .collect();
+            prop_assert!(numbers.is_sorted());
+            prop_assert!(expected.iter().all(|number| numbers.contains(number)));
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! One connected client as the hub sees it: phase, outbox, deadlines. Pure but for the waker.
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use tracing::Span;
+
+use super::admission::Permit;
+use super::notice::End;
+use super::outbox::Outbox;
+use crate::event::MembershipChange;
+
+/// What a transport says about a client that it opens a session for.
+#[derive(Debug)]
+pub struct Opening {
+    /// Whether frames carry an `event:` line.
+    pub named: bool,
+    /// When the token ends, by the monotonic clock; `None` for a session without a token.
+    pub expires_at: Option<Instant>,
+    /// The connection's span: everything logged about it is in there.
+    pub span: Span,
+    /// The session's place among the connections that are allowed.
+    pub permit: Permit,
+}
+
+/// The state of one session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) serial: u32,
+    pub(super) named: bool,
+    pub(super) phase: Phase,
+    pub(super) outbox: Outbox,
+    pub(super) waker: Option<Waker>,
+    /// Since when something has waited without anything being taken.
+    pub(super) waiting_since: Option<Instant>,
+    pub(super) next_ping: Instant,
+    pub(super) expires_at: Option<Instant>,
+    pub(super) warned: bool,
+    pub(super) opened_at: Instant,
+    pub(super) events_sent: u64,
+    pub(super) span: Span,
+    /// Held for as long as the session counts.
+    _permit: Permit,
+}
+
+/// Where a session is in its life.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Its chats are being looked up; joins and leaves that happen meanwhile are kept for it.
+    Pending(Vec<MembershipChange>),
+    /// It receives events.
+    Live,
+    /// It receives nothing any more; what is in the outbox is still written.
+    Ending(End),
+}
+
+/// What the clock asks of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Ping,
+    WarnOfExpiry(Duration),
+    End(End),
+}
+
+impl Session {
+    pub(super) fn new(opening: Opening, serial: u32, now: Instant, first_ping: Duration) -> Self {
+        Self {
+            serial,
+            named: opening.named,
+            phase: Phase::Pending(Vec::new()),
+            outbox: Outbox::default(),
+            waker: None,
+            waiting_since: None,
+            next_ping: now + first_ping,
+            expires_at: opening.expires_at,
+            warned: false,
+            opened_at: now,
+            events_sent: 0,
+            span: opening.span,
+            _permit: opening.permit,
+        }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live)
+    }
+
+    /// Notes that something waits and wakes the transport.
+    pub(super) fn wake(&mut self, now: Instant) {
+        self.waiting_since.get_or_insert(now);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// What is to be done at `now`; moves the deadlines on.
+    pub(super) fn due(&mut self, now: Instant, timing: &Timing) -> Option<Action> {
+        let stalled = self
+            .waiting_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= timing.write_timeout);
+        if stalled {
+            return Some(Action::End(End::SlowConsumer));
+        }
+        if let Some(expires_at) = self.expires_at {
+            if now >= expires_at {
+                return Some(Action::End(End::TokenExpired));
+            }
+            let left = expires_at - now;
+            if !self.warned && left <= timing.expiry_warning {
+                self.warned = true;
+                return Some(Action::WarnOfExpiry(left));
+            }
+        }
+        if now >= self.next_ping {
+            self.next_ping = now + timing.ping_interval;
+            return Some(Action::Ping);
+        }
+        None
+    }
+
+    /// The next moment at which [`Session::due`] has something to say.
+    pub(super) fn next_due(&self, timing: &Timing) -> Instant {
+        let Some(expires_at) = self.expires_at else {
+            return self.next_ping;
+        };
+        let expiry = if self.warned {
+            expires_at
+        } else {
+            expires_at
+                .checked_sub(timing.expiry_warning)
+                .unwrap_or(self.opened_at)
+        };
+        expiry.min(self.next_ping)
+    }
+}
+
+/// The settings that sessions' deadlines are made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timing {
+    pub(super) ping_interval: Duration,
+    pub(super) expiry_warning: Duration,
+    pub(super) write_timeout: Duration,
+}

@@ -1,0 +1,88 @@
+//! A session's two ends: the guard that a transport holds while it registers a client, and the
+//! stream of bytes that it reads from then on. Dropping either takes the session out of the hub.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::registry::SessionKey;
+use super::session::Opening;
+use super::shard::Shard;
+use crate::event::{ChatId, EventId, UserId};
+
+/// What a client says about where it was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// Nothing: it is new, or does not care.
+    Fresh,
+    /// It has everything up to this event.
+    After(EventId),
+    /// It sent something that no instance ever gave it.
+    Unreadable,
+}
+
+/// This thread's part of the hub. A cheap handle that stays on its thread.
+#[derive(Debug, Clone)]
+pub struct LocalHub(pub(super) Rc<RefCell<Shard>>);
+
+/// A session that is registered and not yet live.
+#[derive(Debug)]
+pub struct PendingSession(SessionGuard);
+
+/// A live session's bytes, in order, each piece one or more whole frames.
+#[derive(Debug)]
+pub struct SessionStream(SessionGuard);
+
+#[derive(Debug)]
+struct SessionGuard {
+    hub: LocalHub,
+    key: SessionKey,
+}
+
+impl LocalHub {
+    /// Registers a session: from now on it misses no join or leave of its user.
+    #[must_use]
+    pub fn register(&self, user: &UserId, opening: Opening) -> PendingSession {
+        let key = self.0.borrow_mut().register(user, opening, Instant::now());
+        PendingSession(SessionGuard {
+            hub: self.clone(),
+            key,
+        })
+    }
+}
+
+impl PendingSession {
+    /// Makes the session live from the current position on. Gives the stream, which opens with
+    /// `connection_confirmed`, and the chats that it listens on: those given, changed by what
+    /// happened since it was registered.
+    #[must_use]
+    pub fn activate(
+        self,
+        connection_id: &str,
+        chats: Vec<ChatId>,
+        resume: Resume,
+    ) -> (SessionStream, Vec<ChatId>) {
+        let SessionGuard { hub, key } = &self.0;
+        let chats = hub
+            .0
+            .borrow_mut()
+            .activate(*key, connection_id, chats, resume, Instant::now());
+        (SessionStream(self.0), chats)
+    }
+}
+
+impl SessionStream {
+    /// The next piece; `None` once the session has ended and its last frame was handed over.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.0.hub.0.borrow_mut().poll(self.0.key, context)
+    }
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.hub.0.borrow_mut().remove(self.key, Instant::now());
+    }
+}

@@ -1,0 +1,290 @@
+//! From the bus to the hub: decodes what arrives, in order, and hands it on.
+//!
+//! One task, because order matters. What can't be decoded is counted, logged within a rate, and
+//! stops nothing. Presence needs a look into the database first, so it takes a lane of its own:
+//! it is ephemeral, goes out without a position, and is dropped when the lane is full.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::bus::{Arrival, Feed, Loss, Message};
+use crate::event::decode::{Decoded, Rejection, Rules, decode};
+use crate::event::{Audience, Channel, Event, Recipients, UserId};
+use crate::hub::{Gap, GapReason, Hub};
+use crate::membership::Membership;
+use crate::units::{Period, Size};
+
+/// Presence events that wait for the database; more are dropped.
+const PRESENCE: usize = 1_024;
+
+/// Between two log lines about rejections for the same reason.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How many bytes of a rejected payload are logged.
+const EXCERPT: usize = 120;
+
+/// The `events` section of the configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventsConfig {
+    /// A larger payload is rejected.
+    pub max_payload: Size,
+    /// Time to live of events that name none; 0 keeps them as long as the log.
+    pub default_ttl: Period,
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self {
+            max_payload: Size(256 * 1024),
+            default_ttl: Period::secs(0),
+        }
+    }
+}
+
+impl EventsConfig {
+    /// The decoder's rules.
+    #[must_use]
+    pub fn rules(&self, channel_prefix: &str) -> Rules {
+        Rules {
+            max_payload: self.max_payload.bytes(),
+            default_ttl: Some(self.default_ttl.0).filter(|ttl| !ttl.is_zero()),
+            channel_prefix: channel_prefix.to_owned(),
+        }
+    }
+}
+
+/// What the ingest counts.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    received: Counter,
+    rejected: Family<Reason, Counter>,
+    presence_dropped: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Registers the counters under their public names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "events_received",
+            "Payloads that arrived from the bus",
+            self.received.clone(),
+        );
+        registry.register(
+            "events_rejected",
+            "Payloads that are no event, by reason",
+            self.rejected.clone(),
+        );
+        registry.register(
+            "presence_dropped",
+            "Presence events dropped because their chats could not be looked up in time",
+            self.presence_dropped.clone(),
+        );
+        for reason in Rejection::REASONS {
+            self.rejected.get_or_create_owned(&Reason { reason });
+        }
+    }
+}
+
+/// Moves events from the bus to the hub.
+#[derive(Debug)]
+pub struct Ingest {
+    feed: Feed,
+    hub: Hub,
+    rules: Rules,
+    metrics: Metrics,
+    rejections: RejectionLog,
+    presence: mpsc::Sender<Event>,
+}
+
+/// Looks up whom presence events are for.
+#[derive(Debug)]
+pub struct PresenceLane {
+    waiting: mpsc::Receiver<Event>,
+    hub: Hub,
+    membership: Membership,
+    metrics: Metrics,
+}
+
+impl Ingest {
+    /// The ingest and the lane for presence; both must run.
+    #[must_use]
+    pub fn new(
+        feed: Feed,
+        hub: Hub,
+        rules: Rules,
+        membership: Membership,
+        metrics: Metrics,
+    ) -> (Self, PresenceLane) {
+        let (presence, waiting) = mpsc::channel(PRESENCE);
+        let lane = PresenceLane {
+            waiting,
+            hub: hub.clone(),
+            membership,
+            metrics: metrics.clone(),
+        };
+        let ingest = Self {
+            feed,
+            hub,
+            rules,
+            metrics,
+            rejections: RejectionLog::default(),
+            presence,
+        };
+        (ingest, lane)
+    }
+
+    /// Runs until the bus ends.
+    pub async fn run(mut self) {
+        while let Some(arrival) = self.feed.next().await {
+            match arrival {
+                Arrival::Message(message) => self.message(&message).await,
+                Arrival::Gap { loss, from, to } => {
+                    let reason = match loss {
+                        Loss::Disconnected => GapReason::Epoch,
+                        Loss::Dropped => GapReason::Overflow,
+                    };
+                    let gap = Gap {
+                        reason,
+                        from: Some(from),
+                        to: Some(to),
+                    };
+                    self.hub.gap(gap).await;
+                }
+            }
+        }
+    }
+
+    async fn message(&mut self, message: &Message) {
+        self.metrics.received.inc();
+        match decode(&self.rules, &message.subject, &message.payload, message.at) {
+            Ok(decoded) => self.decoded(message, decoded).await,
+            Err(rejection) => self.reject(message, &rejection),
+        }
+    }
+
+    async fn decoded(&self, message: &Message, decoded: Decoded) {
+        if let Recipients::SharingChatWith(_) = decoded.audience.to {
+            // It waits for the database while later events go on, so it can't have a place in
+            // their order.
+            if self.presence.try_send(Event::new(None, decoded)).is_err() {
+                self.metrics.presence_dropped.inc();
+            }
+        } else {
+            self.hub.deliver(Event::new(message.id, decoded)).await;
+        }
+    }
+
+    fn reject(&mut self, message: &Message, rejection: &Rejection) {
+        let reason = rejection.reason();
+        self.metrics
+            .rejected
+            .get_or_create_owned(&Reason { reason })
+            .inc();
+        if let Some(unlogged) = self.rejections.admit(reason, Instant::now()) {
+            warn!(
+                reason,
+                subject = &*message.subject,
+                problem = rejection.to_string(),
+                payload = excerpt(&message.payload),
+                unlogged,
+                "event rejected"
+            );
+        }
+    }
+}
+
+impl PresenceLane {
+    /// Runs until the ingest ends. One after the other: a user's `away` must not overtake the
+    /// same user's `online`.
+    pub async fn run(mut self) {
+        while let Some(event) = self.waiting.recv().await {
+            let Recipients::SharingChatWith(user) = &event.audience.to else {
+                continue;
+            };
+            match self.membership.chats_of(user).await {
+                Ok(chats) => {
+                    let to = Recipients::Channels(chats.iter().map(Channel::chat).collect());
+                    let audience = Audience {
+                        to,
+                        except: event.audience.except.clone(),
+                    };
+                    self.hub.deliver(Event { audience, ..event }).await;
+                }
+                Err(error) => self.drop_one(user, &error),
+            }
+        }
+    }
+
+    fn drop_one(&self, user: &UserId, error: &crate::database::DatabaseError) {
+        self.metrics.presence_dropped.inc();
+        tracing::debug!(
+            user = user.to_string(),
+            error = error.to_string(),
+            "presence event dropped"
+        );
+    }
+}
+
+/// Lets one rejection for each reason through in each interval.
+#[derive(Debug, Default)]
+struct RejectionLog(HashMap<&'static str, (Instant, u64)>);
+
+impl RejectionLog {
+    /// Whether to log now, and how many went unlogged since the last one.
+    fn admit(&mut self, reason: &'static str, now: Instant) -> Option<u64> {
+        match self.0.get_mut(reason) {
+            Some((last, unlogged)) if now.duration_since(*last) < LOG_INTERVAL => {
+                *unlogged += 1;
+                None
+            }
+            _ => {
+                let before = self.0.insert(reason, (now, 0));
+                Some(before.map_or(0, |(_, unlogged)| unlogged))
+            }
+        }
+    }
+}
+
+/// The first bytes of a payload, as text that can't forge a log line.
+fn excerpt(payload: &[u8]) -> String {
+    let head = &payload[..payload.len().min(EXCERPT)];
+    head.escape_ascii().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn rejections_are_logged_within_a_rate() {
+        let mut log = RejectionLog::default();
+        assert_eq!(log.admit("malformed", Instant::now()), Some(0));
+        for _ in 0..5 {
+            assert_eq!(log.admit("malformed", Instant::now()), None);
+        }
+        assert_eq!(log.admit("not_json", Instant::now()), Some(0));
+        tokio::time::advance(LOG_INTERVAL).await;
+        assert_eq!(log.admit("malformed", Instant::now()), Some(5));
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line() {
+        let text = excerpt(&[b'\n'; 1000]);
+        assert_eq!(text, "\\n".repeat(EXCERPT));
+    }
+}

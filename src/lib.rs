@@ -1,0 +1,39 @@
+//! notify-server pushes events from NATS to browsers over Server-Sent Events.
+//!
+//! The flow has one direction:
+//!
+//! ```text
+//! publisher ─▶ bus ─▶ ingest (decode) ─▶ hub ─▶ outbox ─▶ session ─▶ transport (SSE)
+//! ```
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | [`event`] | channels, audiences, decoding of payloads, encoding of frames; pure |
+//! | [`bus`] | carries payloads to this instance: NATS, or within the process |
+//! | [`ingest`] | one task from bus to hub |
+//! | [`hub`] | which sessions listen on which channel; their outboxes; routing |
+//! | [`transport`] | a session as the body of a response |
+//! | [`auth`] | from a token to an identity |
+//! | [`database`], [`membership`] | the pool, and who is in which chat |
+//! | [`http`] | routes, extractors, errors |
+//! | [`config`], [`telemetry`], [`metrics`] | settings, logs, counters |
+//! | [`app`] | builds, spawns, watches and stops all of it |
+//!
+//! Imports point one way: `http` and `transport` know `hub`, `hub` knows `event`, and `event`
+//! knows nobody. A test reads the imports and keeps it so.
+
+pub mod app;
+pub mod auth;
+pub mod bus;
+pub mod config;
+pub mod database;
+pub mod event;
+pub mod http;
+pub mod hub;
+pub mod ingest;
+pub mod membership;
+pub mod metrics;
+pub mod secret;
+pub mod telemetry;
+pub mod transport;
+pub mod units;

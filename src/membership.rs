@@ -1,0 +1,185 @@
+//! Which chats a user is in, by the configured query on the chat backend's database.
+
+use std::sync::Arc;
+
+use sqlx::postgres::{PgArguments, PgRow, PgStatement};
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{
+    AssertSqlSafe, Column as _, Either, Executor as _, PgPool, Postgres, Row as _, SqlSafeStr as _,
+    SqlitePool, Statement as _, TypeInfo as _, ValueRef as _,
+};
+use uuid::Uuid;
+
+use crate::database::{Database, DatabaseError, Pool};
+use crate::event::{ChatId, Id, UserId};
+
+/// Looks memberships up. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    database: Database,
+    query: Arc<str>,
+}
+
+impl Membership {
+    /// With a query whose `$1` is the user id and whose first column is the chat id.
+    #[must_use]
+    pub fn new(database: Database, query: &str) -> Self {
+        Self {
+            database,
+            query: Arc::from(query),
+        }
+    }
+
+    /// The chats that `user` is in now.
+    ///
+    /// # Errors
+    /// The database fails or gives no answer in time: the caller must not take that for "none".
+    pub async fn chats_of(&self, user: &UserId) -> Result<Vec<ChatId>, DatabaseError> {
+        let pool = self.database.pool().clone();
+        let query = Arc::clone(&self.query);
+        let user = user.clone();
+        // After a restart of the database each pooled connection may be dead, and each attempt
+        // finds out about one.
+        let attempts = self.database.max_connections() + 1;
+        self.database
+            .run(async move {
+                let mut attempt = 1;
+                loop {
+                    let result = match &pool {
+                        Pool::Postgres(pool) => postgres(pool, &query, &user).await,
+                        Pool::Sqlite(pool) => sqlite(pool, &query, &user).await,
+                    };
+                    match result {
+                        Err(DatabaseError::Failed(error))
+                            if attempt < attempts && is_broken_connection(&error) =>
+                        {
+                            attempt += 1;
+                        }
+                        other => return other,
+                    }
+                }
+            })
+            .await
+    }
+
+    /// The database that is asked.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+}
+
+/// Whether the connection broke, rather than the query.
+fn is_broken_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
+        // Connection exceptions, and the server being shut down.
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
+        _ => false,
+    }
+}
+
+async fn postgres(
+    pool: &PgPool,
+    query: &Arc<str>,
+    user: &UserId,
+) -> Result<Vec<ChatId>, DatabaseError> {
+    let mut connection = pool.acquire().await?;
+    // Prepared once for each connection and then found in its cache. The server says which type
+    // it compares the parameter with, so that an id is sent as what the column is.
+    let sql = AssertSqlSafe(Arc::clone(query)).into_sql_str();
+    let statement = connection.prepare(sql).await?;
+    let Some(query) = bind(&statement, user.id())? else {
+        return Ok(Vec::new());
+    };
+    let rows = query.fetch_all(&mut *connection).await?;
+    let chats = rows.iter().filter_map(|row| postgres_id(row).transpose());
+    chats.map(|id| id.map(ChatId::from)).collect()
+}
+
+/// The query with the user id as the type that the server expects; `None` where no value of that
+/// type can be the id, so that no row can match.
+fn bind<'q>(
+    statement: &'q PgStatement,
+    id: &Id,
+) -> Result<Option<Query<'q, Postgres, PgArguments>>, DatabaseError> {
+    let query = statement.query();
+    let Some(Either::Left([expected, ..])) = statement.parameters() else {
+        return Ok(Some(query));
+    };
+    let number = match id {
+        Id::Number(number) => Some(*number),
+        Id::Text(_) => None,
+    };
+    Ok(match expected.name() {
+        "INT8" => number.map(|number| query.bind(number)),
+        "INT4" => number
+            .and_then(|number| i32::try_from(number).ok())
+            .map(|number| query.bind(number)),
+        "INT2" => number
+            .and_then(|number| i16::try_from(number).ok())
+            .map(|number| query.bind(number)),
+        "UUID" => Uuid::parse_str(&id.to_string())
+            .ok()
+            .map(|uuid| query.bind(uuid)),
+        "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "citext" => {
+            Some(query.bind(id.to_string()))
+        }
+        other => return Err(DatabaseError::Parameter(other.to_owned())),
+    })
+}
+
+fn postgres_id(row: &PgRow) -> Result<Option<Id>, DatabaseError> {
+    let kind = match row.columns().first() {
+        Some(column) => column.type_info().name(),
+        None => return Ok(None),
+    };
+    let number = match kind {
+        "INT8" => row.try_get::<Option<i64>, _>(0)?,
+        "INT4" => row.try_get::<Option<i32>, _>(0)?.map(i64::from),
+        "INT2" => row.try_get::<Option<i16>, _>(0)?.map(i64::from),
+        "TEXT" | "VARCHAR" | "BPCHAR" | "NAME" | "citext" => {
+            return Ok(row.try_get::<Option<&str>, _>(0)?.and_then(usable));
+        }
+        "UUID" => {
+            let uuid = row.try_get::<Option<Uuid>, _>(0)?;
+            return Ok(uuid.and_then(|uuid| usable(&uuid.to_string())));
+        }
+        other => return Err(DatabaseError::Column(other.to_owned())),
+    };
+    Ok(number.map(Id::Number))
+}
+
+async fn sqlite(
+    pool: &SqlitePool,
+    query: &Arc<str>,
+    user: &UserId,
+) -> Result<Vec<ChatId>, DatabaseError> {
+    let query = sqlx::query(AssertSqlSafe(Arc::clone(query)));
+    let query = match user.id() {
+        Id::Number(number) => query.bind(*number),
+        Id::Text(text) => query.bind(text.to_string()),
+    };
+    let rows = query.fetch_all(pool).await?;
+    let chats = rows.iter().filter_map(|row| sqlite_id(row).transpose());
+    chats.map(|id| id.map(ChatId::from)).collect()
+}
+
+fn sqlite_id(row: &SqliteRow) -> Result<Option<Id>, DatabaseError> {
+    let value = row.try_get_raw(0)?;
+    let kind = value.type_info();
+    match kind.name() {
+        "NULL" => Ok(None),
+        "INTEGER" => Ok(Some(Id::Number(row.try_get(0)?))),
+        "TEXT" => Ok(usable(row.try_get(0)?)),
+        other => Err(DatabaseError::Column(other.to_owned())),
+    }
+}
+
+/// A chat id that can't be part of a channel can't be listened on by anyone; it is left out.
+fn usable(text: &str) -> Option<Id> {
+    Id::parse(text).ok()
+}

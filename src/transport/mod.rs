@@ -1,0 +1,3 @@
+//! How a session's frames reach a client.
+
+pub mod sse;

@@ -1,0 +1,74 @@
+//! Server-Sent Events over HTTP: a session's stream as the body of a response.
+//!
+//! The body is polled by the connection's own task whenever the socket takes more, so a stream
+//! needs no task and no channel of its own.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use bytes::Bytes;
+
+use crate::hub::SessionStream;
+
+/// The answer that streams a session.
+#[must_use]
+pub fn response(stream: SessionStream) -> HttpResponse {
+    builder().body(EventStream(stream))
+}
+
+/// The same answer without a body.
+#[must_use]
+pub fn head() -> HttpResponse {
+    builder().body(NoBody)
+}
+
+/// Headers that keep everything on the way from holding events back: no cache, no transformation
+/// such as compression, no buffering in nginx and its kin.
+fn builder() -> HttpResponseBuilder {
+    let mut builder = HttpResponse::Ok();
+    builder
+        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        .insert_header((CACHE_CONTROL, "no-cache, no-transform"))
+        .insert_header(("x-accel-buffering", "no"));
+    builder
+}
+
+struct EventStream(SessionStream);
+
+impl MessageBody for EventStream {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        self.0.poll_next(context).map(|piece| piece.map(Ok))
+    }
+}
+
+/// A body of unknown length that is over at once, so that a `HEAD` answer has the headers of the
+/// stream and no `content-length`.
+struct NoBody;
+
+impl MessageBody for NoBody {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        Poll::Ready(None)
+    }
+}
