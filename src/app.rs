@@ -19,7 +19,7 @@ use crate::bus::nats::ConnectError;
 use crate::bus::{Bus, EmbeddedBus, Feed, nats};
 use crate::config::Config;
 use crate::database::{self, Database, DatabaseError};
-use crate::http::{self, Development, Health, Parts};
+use crate::http::{self, Development, Exporter, Health, Parts};
 use crate::hub::Hub;
 use crate::hub::admission::{Admission, Quota};
 use crate::ingest::Ingest;
@@ -89,9 +89,11 @@ impl Application {
         let signer = development_signer(&mut config)?;
         let (verifier, jwks) = Verifier::new(&config.auth)?;
         let database = open_database(&config).await?;
-        let membership = Membership::new(database.clone(), &config.database.membership_query);
+        let (membership, lookups) =
+            Membership::new(database.clone(), &config.database.membership_query);
         let metrics = Metrics::default();
         let mut tasks = JoinSet::new();
+        spawn(&mut tasks, "the membership task", lookups.run());
         let (bus, feed) = open_bus(&config, &metrics, &mut tasks).await?;
         let hub = new_hub(&config, &metrics, &bus);
         let rules = config.events.rules(&config.nats.channel_prefix);
@@ -116,7 +118,7 @@ impl Application {
             rules,
             hub: hub.clone(),
             metrics: metrics.http.clone(),
-            exporter: metrics.exporter(),
+            exporter: Exporter::new(metrics.registry()),
             development: signer.map(|signer| Development::new(signer, own_database)),
         };
         let (server, address) = listen(&config, parts)?;
@@ -321,10 +323,12 @@ fn workers(config: &Config) -> usize {
     }
 }
 
-/// Has the kernel give a connection up whose peer acknowledges nothing for so long: a phone that
-/// is gone sends no goodbye, and a stalled reader takes nothing.
+/// Has the kernel give a connection up whose peer acknowledges nothing: a phone that is gone sends
+/// no goodbye, and a stalled reader takes nothing. A little later than the hub, which can tell a
+/// stalled reader from a broken connection and says so.
 fn find_dead_peers(stream: &TcpStream, write_timeout: Period) {
-    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(write_timeout.0)) {
+    let timeout = write_timeout.0.mul_f64(1.5);
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(timeout)) {
         warn!(
             error = error.to_string(),
             "dead peers will be found late because TCP_USER_TIMEOUT could not be set"

@@ -1,7 +1,13 @@
 //! Which chats a user is in, by the configured query on the chat backend's database.
+//!
+//! Look-ups run in one task, as many at a time as there are connections in the pool. What a
+//! request leaves behind while it waits is a user id and a channel for the answer, so that a storm
+//! of clients does not fill the memory that their connections will live in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use sqlx::postgres::{PgArguments, PgRow, PgStatement};
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteRow;
@@ -9,26 +15,55 @@ use sqlx::{
     AssertSqlSafe, Column as _, Either, Executor as _, PgPool, Postgres, Row as _, SqlSafeStr as _,
     SqlitePool, Statement as _, TypeInfo as _, ValueRef as _,
 };
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::database::{Database, DatabaseError, Pool};
 use crate::event::{ChatId, Id, UserId};
 
+/// Look-ups that wait for a connection of the pool; more are refused at once. More would not be
+/// answered in time anyway.
+const WAITING: usize = 16_384;
+
 /// Looks memberships up. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Membership {
+    lookups: mpsc::Sender<Lookup>,
+    timeout: Duration,
+}
+
+/// Performs the look-ups, for as long as a [`Membership`] lives.
+#[derive(Debug)]
+pub struct MembershipTask {
+    lookups: mpsc::Receiver<Lookup>,
     database: Database,
     query: Arc<str>,
 }
 
+#[derive(Debug)]
+struct Lookup {
+    user: UserId,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<Vec<ChatId>, DatabaseError>>,
+}
+
 impl Membership {
-    /// With a query whose `$1` is the user id and whose first column is the chat id.
+    /// With a query whose `$1` is the user id and whose first column is the chat id. The task must
+    /// run, on the runtime that the database was opened on.
     #[must_use]
-    pub fn new(database: Database, query: &str) -> Self {
-        Self {
+    pub fn new(database: Database, query: &str) -> (Self, MembershipTask) {
+        let (sender, lookups) = mpsc::channel(WAITING);
+        let membership = Self {
+            lookups: sender,
+            timeout: database.timeout(),
+        };
+        let task = MembershipTask {
+            lookups,
             database,
             query: Arc::from(query),
-        }
+        };
+        (membership, task)
     }
 
     /// The chats that `user` is in now.
@@ -36,37 +71,72 @@ impl Membership {
     /// # Errors
     /// The database fails or gives no answer in time: the caller must not take that for "none".
     pub async fn chats_of(&self, user: &UserId) -> Result<Vec<ChatId>, DatabaseError> {
-        let pool = self.database.pool().clone();
-        let query = Arc::clone(&self.query);
-        let user = user.clone();
-        // After a restart of the database each pooled connection may be dead, and each attempt
-        // finds out about one.
-        let attempts = self.database.max_connections() + 1;
-        self.database
-            .run(async move {
-                let mut attempt = 1;
-                loop {
-                    let result = match &pool {
-                        Pool::Postgres(pool) => postgres(pool, &query, &user).await,
-                        Pool::Sqlite(pool) => sqlite(pool, &query, &user).await,
-                    };
-                    match result {
-                        Err(DatabaseError::Failed(error))
-                            if attempt < attempts && is_broken_connection(&error) =>
-                        {
-                            attempt += 1;
-                        }
-                        other => return other,
-                    }
-                }
-            })
-            .await
+        let (answer, result) = oneshot::channel();
+        let lookup = Lookup {
+            user: user.clone(),
+            deadline: Instant::now() + self.timeout,
+            answer,
+        };
+        self.lookups.try_send(lookup).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => DatabaseError::Busy,
+            mpsc::error::TrySendError::Closed(_) => DatabaseError::Stopping,
+        })?;
+        result.await.map_err(|_| DatabaseError::Stopping)?
     }
+}
 
-    /// The database that is asked.
-    #[must_use]
-    pub fn database(&self) -> &Database {
-        &self.database
+impl MembershipTask {
+    /// Runs until the last [`Membership`] is dropped.
+    pub async fn run(self) {
+        let Self {
+            mut lookups,
+            database,
+            query,
+        } = self;
+        let connections = database.max_connections() as usize;
+        futures_util::stream::poll_fn(|context| lookups.poll_recv(context))
+            .for_each_concurrent(connections, |lookup| perform(&database, &query, lookup))
+            .await;
+    }
+}
+
+async fn perform(database: &Database, query: &Arc<str>, lookup: Lookup) {
+    let Lookup {
+        user,
+        deadline,
+        answer,
+    } = lookup;
+    if answer.is_closed() {
+        return;
+    }
+    let result = tokio::time::timeout_at(deadline, chats_of(database, query, &user)).await;
+    let result = result.unwrap_or_else(|_| Err(DatabaseError::Timeout(database.timeout())));
+    // A client that has gone needs no answer.
+    let _ = answer.send(result);
+}
+
+async fn chats_of(
+    database: &Database,
+    query: &Arc<str>,
+    user: &UserId,
+) -> Result<Vec<ChatId>, DatabaseError> {
+    // After a restart of the database each pooled connection may be dead, and each attempt finds
+    // out about one.
+    let attempts = database.max_connections() + 1;
+    let mut attempt = 1;
+    loop {
+        let result = match database.pool() {
+            Pool::Postgres(pool) => postgres(pool, query, user).await,
+            Pool::Sqlite(pool) => sqlite(pool, query, user).await,
+        };
+        match result {
+            Err(DatabaseError::Failed(error))
+                if attempt < attempts && is_broken_connection(&error) =>
+            {
+                attempt += 1;
+            }
+            other => return other,
+        }
     }
 }
 

@@ -121,6 +121,32 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+/// Reads a list; one text stands for a list of what is between its commas, and nothing for an
+/// empty list. For `#[serde(deserialize_with = …)]`.
+///
+/// # Errors
+/// Neither a text nor a list of texts.
+pub fn one_or_more<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: From<String>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text or a list of texts")]
+    enum Texts {
+        One(String),
+        More(Vec<String>),
+        None(()),
+    }
+    let texts = match Texts::deserialize(deserializer)? {
+        Texts::One(text) => text.split(',').map(|item| item.trim().to_owned()).collect(),
+        Texts::More(texts) => texts,
+        Texts::None(()) => Vec::new(),
+    };
+    let texts = texts.into_iter().filter(|text| !text.is_empty());
+    Ok(texts.map(T::from).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,6 +33,7 @@ export function wireId(id) {
 /** Publishes one after the other, so that a "stopped typing" never overtakes its "started". */
 export class Publisher {
   #stream;
+  #forbidden = null;
   #last = Promise.resolve();
 
   /** Publishes as the user of `stream`. */
@@ -47,12 +48,17 @@ export class Publisher {
   }
 
   async #send(subject, payload) {
+    // What a token may not do now it may not do later.
+    if (this.#forbidden) throw this.#forbidden;
     const answer = await fetch(`/api/v1/bus/${subject}?${this.#stream.claimed}`, {
       method: "POST",
       headers: { authorization: `Bearer ${this.#stream.token}`, "content-type": "application/json" },
       body: JSON.stringify(payload),
     });
-    if (!answer.ok) throw await refusal(answer);
+    if (answer.ok) return;
+    const error = await refusal(answer);
+    if (answer.status === 403) this.#forbidden = error;
+    throw error;
   }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::secret::Secret;
-use crate::units::Period;
+use crate::units::{Period, one_or_more};
 
 /// The `auth` section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -16,12 +16,15 @@ pub struct AuthConfig {
     /// The keys that tokens may be signed with; any of them will do.
     pub keys: Vec<KeyConfig>,
     /// The `iss` that tokens must have; unchecked when empty.
+    #[serde(deserialize_with = "one_or_more")]
     pub issuer: Vec<String>,
     /// One of these must be in a token's `aud`; unchecked when empty.
+    #[serde(deserialize_with = "one_or_more")]
     pub audience: Vec<String>,
     /// How far clocks may differ.
     pub leeway: Period,
     /// Paths to the user id in the claims; the first that exists counts.
+    #[serde(deserialize_with = "one_or_more")]
     pub user_id_claims: Vec<String>,
     /// A longer token is refused unread.
     pub max_token_bytes: usize,

@@ -32,6 +32,12 @@ pub enum SignerError {
     /// The key's file can't be read or written.
     #[error("the development key {} can't be used", .0.display())]
     File(PathBuf, #[source] io::Error),
+    /// No server has made a development key there.
+    #[error(
+        "there is no development key at {}: a server makes one when it first starts in development mode in this folder",
+        .0.display()
+    )]
+    Missing(PathBuf),
     /// The key's file holds no Ed25519 key.
     #[error("{} holds no Ed25519 key in PEM; remove it to have a new one made", .0.display())]
     Pem(PathBuf),
@@ -62,29 +68,41 @@ impl Signer {
     /// The file can't be read, written or understood.
     pub fn development(data_dir: &Path) -> Result<(Self, KeyConfig), SignerError> {
         let file = data_dir.join(FILE);
-        let failed = |error| SignerError::File(file.clone(), error);
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let text = generate()?;
-                fs::create_dir_all(data_dir).map_err(failed)?;
-                write_private(&file, &text).map_err(failed)?;
-                text
-            }
-            Err(error) => return Err(failed(error)),
-        };
+        if !file.exists() {
+            let failed = |error| SignerError::File(file.clone(), error);
+            let text = generate()?;
+            fs::create_dir_all(data_dir).map_err(failed)?;
+            write_private(&file, &text).map_err(failed)?;
+        }
+        let text = read(&file)?;
         let public = public_pem(&text).ok_or_else(|| SignerError::Pem(file.clone()))?;
-        let key = EncodingKey::from_ed_pem(text.as_bytes()).map_err(|_| SignerError::Pem(file))?;
-        let signer = Self {
-            algorithm: Algorithm::EdDSA,
-            kid: None,
-            key,
-        };
         let config = KeyConfig {
             pem: Some(public),
             ..KeyConfig::default()
         };
-        Ok((signer, config))
+        Ok((Self::from_pem(file, &text)?, config))
+    }
+
+    /// The development key that a server has made in `data_dir`.
+    ///
+    /// # Errors
+    /// There is none, or it can't be read or understood.
+    pub fn existing(data_dir: &Path) -> Result<Self, SignerError> {
+        let file = data_dir.join(FILE);
+        if !file.exists() {
+            return Err(SignerError::Missing(file));
+        }
+        let text = read(&file)?;
+        Self::from_pem(file, &text)
+    }
+
+    fn from_pem(file: PathBuf, text: &str) -> Result<Self, SignerError> {
+        let key = EncodingKey::from_ed_pem(text.as_bytes()).map_err(|_| SignerError::Pem(file))?;
+        Ok(Self {
+            algorithm: Algorithm::EdDSA,
+            kid: None,
+            key,
+        })
     }
 
     /// The first configured key that can sign: a shared secret.
@@ -95,10 +113,7 @@ impl Signer {
         for key in &config.keys {
             let secret = match (&key.secret, &key.secret_file, &key.secret_env) {
                 (Some(secret), ..) => secret.expose().to_owned(),
-                (_, Some(file), _) => fs::read_to_string(file)
-                    .map_err(|error| SignerError::File(file.clone(), error))?
-                    .trim()
-                    .to_owned(),
+                (_, Some(file), _) => read(file)?.trim().to_owned(),
                 (.., Some(name)) => std::env::var(name).map_err(|_| SignerError::VerifyOnly)?,
                 _ => continue,
             };
@@ -135,6 +150,10 @@ impl Signer {
         };
         Ok(jsonwebtoken::encode(&header, &all, &self.key)?)
     }
+}
+
+fn read(file: &Path) -> Result<String, SignerError> {
+    fs::read_to_string(file).map_err(|error| SignerError::File(file.to_owned(), error))
 }
 
 fn generate() -> Result<String, SignerError> {

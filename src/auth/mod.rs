@@ -126,6 +126,14 @@ impl TokenError {
     }
 }
 
+/// Checks the configured keys without fetching any.
+///
+/// # Errors
+/// A key can't be used.
+pub fn check(config: &AuthConfig) -> Result<(), KeyError> {
+    keys::load(config).map(drop)
+}
+
 impl Verifier {
     /// Loads the configured keys. The task, where there is one, fetches key sets and must run.
     ///
@@ -170,24 +178,41 @@ impl Verifier {
         self.0.fetched.read().missing.clone()
     }
 
-    /// Verifies a token. A `kid` that is not known has the key sets fetched again first, within
-    /// a rate.
+    /// Verifies a token. A `kid` that is not known, or a key set that was never fetched, has the
+    /// key sets fetched first, within a rate.
     ///
     /// # Errors
     /// Says why the token is refused.
     pub async fn verify(&self, token: &str) -> Result<Identity, TokenError> {
-        match (self.verify_now(token), &self.0.refresher) {
-            (Err(TokenError::UnknownKey | TokenError::Algorithm), Some(refresher)) => {
-                refresher.refresh().await;
-                let missing = self.problem();
-                match (self.verify_now(token), missing) {
-                    (Err(TokenError::UnknownKey | TokenError::Algorithm), Some(why)) => {
-                        Err(TokenError::KeysUnavailable(why))
-                    }
-                    (result, _) => result,
-                }
+        let first = self.verify_now(token);
+        let Some(refresher) = &self.0.refresher else {
+            return first;
+        };
+        if first.is_ok() || !self.wants_other_keys(token) {
+            return first;
+        }
+        refresher.refresh().await;
+        match (self.verify_now(token), self.problem()) {
+            (Err(_), Some(why)) if self.wants_other_keys(token) => {
+                Err(TokenError::KeysUnavailable(why))
             }
-            (result, _) => result,
+            (second, _) => second,
+        }
+    }
+
+    /// Whether a token may be good by a key that is not here.
+    fn wants_other_keys(&self, token: &str) -> bool {
+        if token.len() > self.0.max_token_bytes {
+            return false;
+        }
+        let Ok(Header { kid, .. }) = Header::of(token) else {
+            return false;
+        };
+        let fetched = self.0.fetched.read();
+        let mut keys = self.0.configured.iter().chain(fetched.keys.iter());
+        match kid {
+            Some(kid) => !keys.any(|key| key.kid.as_ref() == Some(&kid)),
+            None => fetched.missing.is_some(),
         }
     }
 

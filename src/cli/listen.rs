@@ -8,7 +8,7 @@ use clap::Args;
 use notify_server::config::Config;
 use notify_server::event::{Timestamp, UserId};
 use reqwest::{Client, Response, StatusCode};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::event_stream::{Event, Reader};
 
@@ -55,7 +55,9 @@ struct Listener {
 pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let token = match (arguments.token, &arguments.user) {
         (Some(token), _) => token,
-        (None, Some(user)) => super::signer(&config)?.sign(user, TOKEN_TTL, Map::new())?,
+        (None, Some(user)) => {
+            super::signer(&config)?.sign(user, TOKEN_TTL, super::own_claims(&config))?
+        }
         (None, None) => bail!("--user or --token is needed"),
     };
     let server = arguments.url.unwrap_or_else(|| super::local_url(&config));

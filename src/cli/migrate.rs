@@ -13,7 +13,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
             Database::file_url(&config.development_database())
         }
     };
-    let database = Database::open(&url, &config.database)?;
+    let database = Database::create(&url, &config.database)?;
     database.migrate().await?;
     println!("{} at {url} is up to date", database.kind());
     database.close().await;

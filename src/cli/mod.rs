@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use notify_server::auth::development::{Signer, SignerError};
 use notify_server::config::{Config, ConfigError, Overrides, load};
 use notify_server::telemetry::LogFormat;
+use serde_json::{Map, Value};
 
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "config.yml";
@@ -143,10 +144,22 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 /// A signer as the configuration has it: the development key or the shared secret.
 fn signer(config: &Config) -> Result<Signer, SignerError> {
     if config.is_development() {
-        Signer::development(&config.data_dir).map(|(signer, _)| signer)
+        Signer::existing(&config.data_dir)
     } else {
         Signer::configured(&config.auth)
     }
+}
+
+/// What a token must say for a server with this configuration to take it.
+fn own_claims(config: &Config) -> Map<String, Value> {
+    let mut claims = Map::new();
+    let demanded = [("iss", &config.auth.issuer), ("aud", &config.auth.audience)];
+    for (claim, accepted) in demanded {
+        if let Some(first) = accepted.first() {
+            claims.insert(claim.to_owned(), Value::from(first.clone()));
+        }
+    }
+    claims
 }
 
 /// Where a server with this configuration is reached from this machine.

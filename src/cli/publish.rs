@@ -10,7 +10,7 @@ use notify_server::bus::nats::connect::connect_once;
 use notify_server::bus::subject::check_publish;
 use notify_server::config::Config;
 use notify_server::event::UserId;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// How long the server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,6 +24,7 @@ pub(crate) struct Arguments {
     /// The subject, e.g. fechatter.realtime.chat.1
     subject: String,
     /// The payload; - reads it from standard input
+    #[arg(value_parser = json)]
     json: String,
     /// Publish through the running server at this address instead of through NATS
     #[arg(long, value_name = "URL")]
@@ -43,13 +44,21 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
         }
         text => text.to_owned(),
     };
-    serde_json::from_str::<Value>(&payload).context("the payload is not JSON")?;
+    json(&payload).map_err(anyhow::Error::msg)?;
     if arguments.server.is_none() && !config.nats.url.is_empty() {
         through_nats(&config, arguments.subject, payload).await?;
     } else {
         through_server(&config, arguments, payload).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks that a text is JSON, or asks for it to be read from standard input.
+fn json(text: &str) -> Result<String, String> {
+    match serde_json::from_str::<Value>(text) {
+        Err(error) if text != "-" => Err(format!("not JSON: {error}")),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 async fn through_nats(config: &Config, subject: String, payload: String) -> anyhow::Result<()> {
@@ -95,7 +104,7 @@ async fn through_server(
 }
 
 fn own_token(config: &Config) -> anyhow::Result<String> {
-    let mut claims = Map::new();
+    let mut claims = super::own_claims(config);
     claims.insert("notify".to_owned(), json!({ "publish": ["*"] }));
     let user = UserId::parse(NOBODY)?;
     Ok(super::signer(config)?.sign(&user, Duration::from_secs(60), claims)?)

@@ -60,13 +60,17 @@ impl StopSignals {
 /// when the line runs, so that none is printed.
 fn invitation(address: SocketAddr, file: Option<&Path>) -> String {
     let program = program();
+    // The commands find configuration and key from the folder that the server was started in.
+    let here = std::env::current_dir().map_or(String::new(), |here| {
+        format!("cd {} && ", quoted(&here.display().to_string()))
+    });
     let config = file.map_or(String::new(), |file| {
         format!(" --config {}", quoted(&file.display().to_string()))
     });
     let message = r#"{"MessageReceived":{"message":{"id":1,"chat_id":1,"sender_id":1,"content":"hello","files":[]},"chat_id":1}}"#;
     format!(
-        "curl -N \"http://{address}/events?access_token=$({program}{config} token --user 2)\"\n\
-         {program}{config} publish --server http://{address} fechatter.realtime.chat.1 '{message}'\n\
+        "curl -N \"http://{address}/events?access_token=$({here}{program}{config} token --user 2)\"\n\
+         ({here}{program}{config} publish --server http://{address} fechatter.realtime.chat.1 '{message}')\n\
          http://{address}/"
     )
 }

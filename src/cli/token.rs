@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use notify_server::config::Config;
 use notify_server::event::UserId;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// What the token is to say.
 #[derive(Debug, Args)]
@@ -24,7 +24,8 @@ pub(crate) struct Arguments {
 
 pub(super) fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let signer = super::signer(config)?;
-    let claims: Map<String, Value> = arguments.claim.into_iter().collect();
+    let mut claims = super::own_claims(config);
+    claims.extend(arguments.claim);
     let token = signer.sign(&arguments.user, arguments.ttl, claims)?;
     println!("{token}");
     Ok(ExitCode::SUCCESS)

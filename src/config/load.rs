@@ -219,9 +219,16 @@ impl Layers {
         let Some(template) = lookup(&self.template, key) else {
             let parent = key.rsplit_once('.').map_or("", |(parent, _)| parent);
             let known = lookup(&self.template, parent).and_then(Value::as_object);
-            let known = known.or_else(|| self.template.as_object()).cloned();
+            let mut known = known
+                .or_else(|| self.template.as_object())
+                .cloned()
+                .unwrap_or_default();
+            if let (false, Some(server)) = (key.contains('.'), self.template["server"].as_object())
+            {
+                // These need no section in a variable's name.
+                known.extend(server.clone());
+            }
             let name = key.rsplit('.').next().unwrap_or(key);
-            let known = known.unwrap_or_default();
             return self.unknown(key.to_owned(), name, &known, &origin);
         };
         let as_text = || Value::String(text.to_owned());

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::problem::Problem;
 use super::{Config, Mode};
+use crate::auth;
+use crate::bus::nats;
 use crate::bus::subject::Pattern;
 
 /// Everything that is wrong.
@@ -14,6 +16,8 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     subjects(config, &mut problems);
     database(config, &mut problems);
     origins(config, &mut problems);
+    keys(config, &mut problems);
+    files(config, &mut problems);
     if let Err(error) = config.logging.filter() {
         problems.push(
             Problem::at("logging.level", error.to_string()).with_value(&config.logging.level),
@@ -97,6 +101,9 @@ fn subjects(config: &Config, problems: &mut Vec<Problem>) {
     if config.nats.subjects.is_empty() {
         problems.push(Problem::at(key, "must name at least one subject"));
     }
+    if let Err(error) = nats::connect::check(&config.nats) {
+        problems.push(Problem::at("nats.url", words(&error)));
+    }
     let patterns: Vec<Pattern> = match config.nats.patterns() {
         Ok(patterns) => patterns,
         Err(error) => return problems.push(Problem::at(key, error.to_string())),
@@ -158,4 +165,52 @@ fn origins(config: &Config, problems: &mut Vec<Problem>) {
             );
         }
     }
+}
+
+fn keys(config: &Config, problems: &mut Vec<Problem>) {
+    if let Err(error) = auth::check(&config.auth) {
+        problems.push(Problem::at("auth.keys", words(&error)));
+    }
+    if config.auth.user_id_claims.is_empty() {
+        problems.push(Problem::at(
+            "auth.user_id_claims",
+            "must name at least one claim, e.g. sub, or no token can name a user",
+        ));
+    }
+}
+
+/// Files that the NATS client would only miss when it connects.
+fn files(config: &Config, problems: &mut Vec<Problem>) {
+    let tls = &config.nats.tls;
+    let named = [
+        ("nats.credentials_file", &config.nats.credentials_file),
+        ("nats.tls.ca_file", &tls.ca_file),
+        ("nats.tls.cert_file", &tls.cert_file),
+        ("nats.tls.key_file", &tls.key_file),
+    ];
+    for (key, file) in named {
+        if let Some(file) = file
+            && let Err(error) = std::fs::File::open(file)
+        {
+            let why = format!("the file can't be read: {error}");
+            problems.push(Problem::at(key, why).with_value(file.display()));
+        }
+    }
+    if tls.cert_file.is_some() != tls.key_file.is_some() {
+        problems.push(Problem::at(
+            "nats.tls",
+            "cert_file and key_file go together, and only one is set",
+        ));
+    }
+}
+
+/// An error with its causes, in one line.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

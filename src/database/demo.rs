@@ -31,6 +31,15 @@ pub struct DemoUser {
     pub chats: Vec<ChatId>,
 }
 
+/// A demo chat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DemoChat {
+    /// The chat.
+    pub id: ChatId,
+    /// What to call it.
+    pub name: String,
+}
+
 /// Fills a database that has no users. Only for the development database: any other is left
 /// alone.
 ///
@@ -81,6 +90,29 @@ pub async fn demo_users(database: &Database) -> Result<Vec<DemoUser>, DatabaseEr
         return Ok(Vec::new());
     };
     database.run(async move { users_of(&pool).await }).await
+}
+
+/// The chats of the development database, for its pages.
+///
+/// # Errors
+/// The database failed.
+pub async fn demo_chats(database: &Database) -> Result<Vec<DemoChat>, DatabaseError> {
+    let Pool::Sqlite(pool) = database.pool().clone() else {
+        return Ok(Vec::new());
+    };
+    database
+        .run(async move {
+            let rows: Vec<(i64, String)> =
+                sqlx::query_as("SELECT id, name FROM chats ORDER BY id LIMIT 1000")
+                    .fetch_all(&pool)
+                    .await?;
+            let chat = |(id, name)| DemoChat {
+                id: ChatId::from(id),
+                name,
+            };
+            Ok(rows.into_iter().map(chat).collect())
+        })
+        .await
 }
 
 async fn users_of(pool: &SqlitePool) -> Result<Vec<DemoUser>, DatabaseError> {

@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions as _, PgPool, SqlitePool};
 use tokio::runtime::Handle;
 
 pub use config::DatabaseConfig;
-pub use demo::{DemoUser, demo_users, seed_demo};
+pub use demo::{DemoChat, DemoUser, demo_chats, demo_users, seed_demo};
 
 use crate::secret::SecretUrl;
 
@@ -56,6 +56,9 @@ pub enum DatabaseError {
     /// The database gave no answer in time.
     #[error("the database gave no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
+    /// More queries wait already than can be answered in time.
+    #[error("too many queries wait for the database")]
+    Busy,
     /// The database refused or broke off.
     #[error("the database failed")]
     Failed(#[from] sqlx::Error),
@@ -107,6 +110,23 @@ impl Database {
         })
     }
 
+    /// Opens the pool, and makes a SQLite file that is missing: for `migrate` only, as elsewhere a
+    /// missing file is a wrong address.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn create(url: &SecretUrl, config: &DatabaseConfig) -> Result<Self, DatabaseError> {
+        let text = url.expose();
+        if !text.starts_with("sqlite:") || text.contains("mode=") {
+            return Self::open(url, config);
+        }
+        let separator = if text.contains('?') { '&' } else { '?' };
+        Self::open(
+            &SecretUrl::new(format!("{text}{separator}mode=rwc")),
+            config,
+        )
+    }
+
     /// The URL of a SQLite file that is created when it is missing.
     #[must_use]
     pub fn file_url(path: &Path) -> SecretUrl {
@@ -123,6 +143,12 @@ impl Database {
     #[must_use]
     pub fn max_connections(&self) -> u32 {
         self.max_connections
+    }
+
+    /// How long a query may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Runs a query on the pool's own runtime, within the configured time.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Period;
+use crate::units::{Period, one_or_more};
 
 /// The `server` section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +26,7 @@ pub struct ServerConfig {
     /// How long stopping may take before connections are cut.
     pub drain_timeout: Period,
     /// Origins of pages that may read from this server; `*` for any.
+    #[serde(deserialize_with = "one_or_more")]
     pub allowed_origins: Vec<String>,
 }
 

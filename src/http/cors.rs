@@ -9,7 +9,6 @@ const MAX_AGE: usize = 3600;
 
 /// The middleware for the configured origins. Requests from other origins are answered without
 /// the headers that would let their pages read the answer.
-#[must_use]
 pub fn cors(allowed_origins: &[String]) -> Cors {
     let cors = Cors::default()
         .allowed_methods([

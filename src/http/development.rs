@@ -15,7 +15,7 @@ use serde_json::{Map, json};
 
 use super::error::ApiError;
 use crate::auth::development::Signer;
-use crate::database::{self, Database, DemoUser};
+use crate::database::{self, Database, DemoChat, DemoUser};
 use crate::event::UserId;
 
 /// How long a development token lasts.
@@ -32,6 +32,7 @@ pub struct Development {
 #[derive(Serialize)]
 struct Users {
     users: Vec<DemoUser>,
+    chats: Vec<DemoChat>,
 }
 
 #[derive(Deserialize)]
@@ -62,11 +63,14 @@ pub(super) async fn users(
     development: Data<Option<Development>>,
 ) -> Result<HttpResponse, ApiError> {
     let development = allowed(&request, &development)?;
-    let users = match &development.database {
-        Some(database) => database::demo_users(database).await?,
-        None => Vec::new(),
+    let (users, chats) = match &development.database {
+        Some(database) => (
+            database::demo_users(database).await?,
+            database::demo_chats(database).await?,
+        ),
+        None => (Vec::new(), Vec::new()),
     };
-    Ok(HttpResponse::Ok().json(Users { users }))
+    Ok(HttpResponse::Ok().json(Users { users, chats }))
 }
 
 /// `POST /api/dev/token`

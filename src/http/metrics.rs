@@ -1,15 +1,17 @@
 //! What the HTTP layer counts, and the endpoint for all metrics.
 
+use std::sync::Arc;
+
 use actix_web::HttpResponse;
 use actix_web::web::Data;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::error::ApiError;
 use crate::auth::TokenError;
-use crate::metrics::Exporter;
 
 /// The media type of OpenMetrics text.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -19,6 +21,10 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub struct Metrics {
     refused: Family<Cause, Counter>,
 }
+
+/// Writes all metrics out. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Exporter(Arc<Registry>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Cause {
@@ -41,10 +47,17 @@ impl Metrics {
     }
 }
 
+impl Exporter {
+    /// Writes out what is registered.
+    #[must_use]
+    pub fn new(registry: Registry) -> Self {
+        Self(Arc::new(registry))
+    }
+}
+
 /// `GET /metrics`
 pub(super) async fn metrics(exporter: Data<Exporter>) -> Result<HttpResponse, ApiError> {
-    let text = exporter
-        .text()
-        .map_err(|error| ApiError::Internal(error.into()))?;
+    let mut text = String::new();
+    encode(&mut text, &exporter.0).map_err(|error| ApiError::Internal(error.into()))?;
     Ok(HttpResponse::Ok().content_type(OPEN_METRICS).body(text))
 }

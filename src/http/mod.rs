@@ -24,14 +24,13 @@ pub use cors::cors;
 pub use development::Development;
 pub use error::ApiError;
 pub use health::Health;
-pub use metrics::Metrics;
+pub use metrics::{Exporter, Metrics};
 
 use crate::auth::Verifier;
 use crate::bus::Bus;
 use crate::event::decode::Rules;
 use crate::hub::{Hub, LocalHub};
 use crate::membership::Membership;
-use crate::metrics::Exporter;
 
 /// The largest request body, in bytes: a payload of the default limit in its longest escaping.
 const MAX_BODY: usize = 1024 * 1024;

@@ -119,9 +119,11 @@ impl Session {
     }
 
     /// The next moment at which [`Session::due`] has something to say.
-    pub(super) fn next_due(&self, timing: &Timing) -> Instant {
+    pub(super) fn next_due(&self, now: Instant, timing: &Timing) -> Instant {
+        // Whether something waits is not known in advance, so it is looked at every so often.
+        let next = self.next_ping.min(now + timing.write_timeout / 4);
         let Some(expires_at) = self.expires_at else {
-            return self.next_ping;
+            return next;
         };
         let expiry = if self.warned {
             expires_at
@@ -130,7 +132,7 @@ impl Session {
                 .checked_sub(timing.expiry_warning)
                 .unwrap_or(self.opened_at)
         };
-        expiry.min(self.next_ping)
+        expiry.min(next)
     }
 }
 

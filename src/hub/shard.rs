@@ -164,7 +164,7 @@ impl Shard {
             return;
         }
         let action = session.due(now, &timing);
-        let at = session.next_due(&timing);
+        let at = session.next_due(now, &timing);
         match action {
             Some(Action::End(end)) => return self.end(due.key, end, now),
             Some(Action::Ping) => {
@@ -257,7 +257,7 @@ impl Shard {
                 Vec::new()
             }
         };
-        let (serial, at) = (session.serial, session.next_due(&timing));
+        let (serial, at) = (session.serial, session.next_due(now, &timing));
         self.schedule.add(Due { at, key, serial });
         let chats = after_changes(chats, &changes);
         for chat in &chats {

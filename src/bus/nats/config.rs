@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::bus::subject::{Pattern, SubjectError};
 use crate::secret::SecretUrl;
+use crate::units::one_or_more;
 
 /// The `nats` section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -17,6 +18,7 @@ pub struct NatsConfig {
     /// A `.creds` file with JWT and NKey.
     pub credentials_file: Option<PathBuf>,
     /// What to subscribe to.
+    #[serde(deserialize_with = "one_or_more")]
     pub subjects: Vec<String>,
     /// Subjects below this prefix name the channel of a payload that names none.
     pub channel_prefix: String,
@@ -72,25 +74,4 @@ impl NatsConfig {
             .map(|text| Pattern::parse(text))
             .collect()
     }
-}
-
-/// A list, or one text with commas between the items.
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretUrl>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(
-        untagged,
-        expecting = "a URL such as nats://host:4222, or a list of them"
-    )]
-    enum Urls {
-        Text(String),
-        List(Vec<String>),
-        None(()),
-    }
-    let urls = match Urls::deserialize(deserializer)? {
-        Urls::Text(text) => text.split(',').map(|url| url.trim().to_owned()).collect(),
-        Urls::List(urls) => urls,
-        Urls::None(()) => Vec::new(),
-    };
-    let urls = urls.into_iter().filter(|url| !url.is_empty());
-    Ok(urls.map(SecretUrl::new).collect())
 }

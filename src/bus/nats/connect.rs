@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use percent_encoding::percent_decode_str;
 use rand::Rng as _;
 
 use super::config::NatsConfig;
@@ -22,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// A URL is none.
-    #[error("nats.url {url} is not the address of a NATS server")]
+    #[error("{url} is not the address of a NATS server, e.g. nats://127.0.0.1:4222")]
     Url {
         /// The URL, masked.
         url: SecretUrl,
@@ -68,6 +69,14 @@ pub(super) async fn connect(
     Ok(options.connect(addresses(config)?).await?)
 }
 
+/// Checks the addresses.
+///
+/// # Errors
+/// The first that is none.
+pub fn check(config: &NatsConfig) -> Result<(), ConnectError> {
+    addresses(config).map(drop)
+}
+
 /// Connects once, for a command that publishes and ends.
 ///
 /// # Errors
@@ -88,6 +97,12 @@ async fn options(config: &NatsConfig) -> Result<ConnectOptions, ConnectError> {
             .await
             .map_err(ConnectError::Credentials)?;
     }
+    if let Some(credentials) = credentials(&addresses(config)?) {
+        options = match credentials {
+            Credentials::Password(user, password) => options.user_and_password(user, password),
+            Credentials::Token(token) => options.token(token),
+        };
+    }
     if config.tls.first {
         options = options.tls_first();
     }
@@ -99,6 +114,25 @@ async fn options(config: &NatsConfig) -> Result<ConnectOptions, ConnectError> {
         (None, None) => Ok(options),
         _ => Err(ConnectError::HalfCertificate),
     }
+}
+
+/// What an address says about who connects.
+enum Credentials {
+    Password(String, String),
+    Token(String),
+}
+
+/// The credentials of the first address that has any; a user without a password is a token. The
+/// client library leaves addresses alone, and the servers of a cluster share their users.
+fn credentials(addresses: &[ServerAddr]) -> Option<Credentials> {
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    addresses.iter().find_map(|address| {
+        let user = decode(address.username()?);
+        Some(match address.password() {
+            Some(password) => Credentials::Password(user, decode(password)),
+            None => Credentials::Token(user),
+        })
+    })
 }
 
 fn addresses(config: &NatsConfig) -> Result<Vec<ServerAddr>, ConnectError> {

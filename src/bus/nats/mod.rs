@@ -10,7 +10,7 @@ pub mod connect;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, Event, Subscriber};
+use async_nats::{Client, Event, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{SelectAll, select_all};
@@ -31,6 +31,9 @@ use crate::event::{EventId, Timestamp};
 /// Client events that wait for the task. They come rarely but for dropped messages, of which the
 /// number matters and not each one: beyond this they are counted by the overflow.
 const CLIENT_EVENTS: usize = 1_024;
+
+/// How long a server may take to confirm the subscriptions before they are believed in.
+const CONFIRMATION: Duration = Duration::from_secs(1);
 
 /// Between two log lines, and two gaps to clients, about dropped messages.
 const DROPPED_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,6 +62,12 @@ pub struct NatsTask {
     log: LocalLog,
     status: StatusCell,
     metrics: Metrics,
+    /// A subject of this client's own: what is published there comes back once the server has
+    /// taken the subscriptions that were sent before.
+    probe: Subscriber,
+    probe_subject: Subject,
+    client: Client,
+    confirm_by: Option<Instant>,
     was_connected: bool,
     /// Messages dropped since the last report.
     dropped: u64,
@@ -116,10 +125,12 @@ pub async fn open(
         let subscriber = client.subscribe(pattern.as_str().to_owned()).await?;
         subscribers.push(subscriber);
     }
+    let probe_subject = Subject::from(client.new_inbox());
+    let probe = client.subscribe(probe_subject.clone()).await?;
     let (feed_sender, feed) = Feed::new();
     let log = LocalLog::begin(Timestamp::now());
     let bus = NatsBus {
-        client,
+        client: client.clone(),
         status: status.clone(),
         origin: log.last(),
     };
@@ -130,6 +141,10 @@ pub async fn open(
         log,
         status,
         metrics,
+        probe,
+        probe_subject,
+        client,
+        confirm_by: None,
         was_connected: false,
         dropped: 0,
         report_dropped_at: None,
@@ -168,6 +183,7 @@ impl NatsTask {
     pub async fn run(mut self) {
         loop {
             let report = self.report_dropped_at;
+            let confirm = self.confirm_by;
             let alive = tokio::select! {
                 // State first: what follows a reconnect must not be numbered as if nothing
                 // had happened.
@@ -177,6 +193,8 @@ impl NatsTask {
                     None => false,
                 },
                 () = due(report) => self.report_dropped().await,
+                probed = self.probe.next() => probed.is_some() && self.confirmed(),
+                () = due(confirm) => self.confirmed(),
                 message = self.subscriptions.next() => match message {
                     Some(message) => self.message(message).await,
                     None => false,
@@ -208,6 +226,7 @@ impl NatsTask {
         match event {
             Event::Connected => return self.connected().await,
             Event::Disconnected => {
+                self.confirm_by = None;
                 self.metrics.disconnects.inc();
                 self.status
                     .set(false, "disconnected from NATS, reconnecting");
@@ -225,7 +244,11 @@ impl NatsTask {
             Event::ServerError(error) => {
                 // A denied subscription shows only here.
                 let detail = format!("NATS reports: {error}");
+                if detail.contains(self.probe_subject.as_str()) {
+                    return true;
+                }
                 if detail.contains("Permissions Violation") {
+                    self.confirm_by = None;
                     self.status.set(false, detail);
                 }
                 warn!(error = error.to_string(), "NATS reported an error");
@@ -242,8 +265,16 @@ impl NatsTask {
     }
 
     async fn connected(&mut self) -> bool {
-        self.status.set(true, "connected to NATS");
-        info!("connected to NATS");
+        self.status
+            .set(false, "connected to NATS, waiting for its subscriptions");
+        // A client that may not publish gets no answer, so that it is not waited for long.
+        self.confirm_by = Some(Instant::now() + CONFIRMATION);
+        let probe = self
+            .client
+            .publish(self.probe_subject.clone(), Bytes::new());
+        if let Err(error) = probe.await {
+            warn!(error = error.to_string(), "NATS client error");
+        }
         if std::mem::replace(&mut self.was_connected, true) {
             // What was published while the connection was down is unknown, so positions before
             // and after must not look like one row.
@@ -251,6 +282,14 @@ impl NatsTask {
         } else {
             true
         }
+    }
+
+    fn confirmed(&mut self) -> bool {
+        if self.confirm_by.take().is_some() {
+            self.status.set(true, "connected to NATS");
+            info!("connected to NATS");
+        }
+        true
     }
 
     async fn report_dropped(&mut self) -> bool {
