@@ -1,0 +1,171 @@
+//! The command line, each subcommand.
+
+use serde_json::{Value, json};
+
+use crate::support::payload;
+use crate::support::tokens::SECRET;
+use crate::support::{KeyPair, Kind, Outcome, Process, Request, Server, Settings, tokens};
+
+fn claims(token: &str) -> Value {
+    let key = jsonwebtoken::DecodingKey::from_secret(SECRET.as_bytes());
+    let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
+    validation.validate_aud = false;
+    jsonwebtoken::decode(token, &key, &validation)
+        .unwrap()
+        .claims
+}
+
+fn succeeded(outcome: &Outcome) -> &str {
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    outcome.stdout.trim()
+}
+
+#[tokio::test]
+async fn token_prints_a_token_that_the_server_accepts() {
+    let settings = Settings::new();
+    let outcome = settings.run(&["token", "--user", "2"]).await;
+    let token = succeeded(&outcome);
+    let server = Server::start(settings.clone()).await;
+    server.connect_with(token).await;
+    let outcome = settings
+        .run(&[
+            "token",
+            "--user",
+            "ann",
+            "--ttl",
+            "90m",
+            "--claim",
+            "role=tester",
+            "--claim",
+            "level=3",
+        ])
+        .await;
+    let claims = claims(succeeded(&outcome));
+    let lives = claims["exp"].as_i64().unwrap() - tokens::now();
+    assert!((90 * 60 - 60..=90 * 60).contains(&lives), "{lives} s");
+    assert_eq!(claims["role"], "tester");
+    assert_eq!(claims["level"], 3, "what is JSON stays JSON");
+}
+
+#[tokio::test]
+async fn token_carries_what_the_configuration_demands() {
+    let settings = Settings::new()
+        .set("auth.issuer", json!(["https://issuer.example.com"]))
+        .set("auth.audience", json!(["notify"]));
+    let outcome = settings.run(&["token", "--user", "2"]).await;
+    let token = succeeded(&outcome).to_owned();
+    Server::start(settings).await.connect_with(&token).await;
+}
+
+#[tokio::test]
+async fn token_says_so_where_it_has_no_key_to_sign_with() {
+    let key = KeyPair::generate(Kind::Ed25519);
+    let settings = Settings::new().set("auth.keys", json!([{"pem": key.public_pem()}]));
+    let outcome = settings.run(&["token", "--user", "2"]).await;
+    assert!(matches!(outcome.code, Some(1 | 2)), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("HS256") || outcome.stderr.contains("secret"),
+        "{outcome:?}"
+    );
+    assert_eq!(outcome.stdout, "");
+}
+
+#[tokio::test]
+async fn listen_prints_events_readably() {
+    let settings = Settings::new().chat(5, &[2]);
+    let server = Server::start(settings.clone()).await;
+    let url = server.url();
+    for identity in [["--user", "2"], ["--token", &tokens::of_user(2)]] {
+        let arguments = [&["listen", "--url", &url][..], &identity].concat();
+        let listening = Process::spawn("listen", &mut settings.command(&arguments));
+        let confirmed = |line: &str| line.contains("connection_confirmed");
+        listening.stdout_line(confirmed).await;
+        let request = Request::new("POST", "/api/v1/bus/fechatter.realtime.chat.5")
+            .bearer(&tokens::of_publisher(1))
+            .json(&payload::chat_message(5, "good to read"));
+        assert_eq!(server.send(request).await.status, 202);
+        let line = listening
+            .stdout_line(|line| line.contains("good to read"))
+            .await;
+        assert!(listening.stdout().contains("new_message"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn listen_says_why_it_is_refused() {
+    let server = Server::start(Settings::new()).await;
+    let url = server.url();
+    let arguments = ["listen", "--url", &url, "--token", "no.real.token"];
+    let outcome = server.settings().run(&arguments).await;
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("401"), "{outcome:?}");
+    assert!(!outcome.stderr.contains("no.real.token"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn publish_goes_over_http_where_there_is_no_nats() {
+    let settings = Settings::new().chat(5, &[2]);
+    let server = Server::start(settings.clone()).await;
+    let mut stream = server.connect(2).await;
+    let payload = payload::chat_message(5, "by hand").to_string();
+    let url = server.url();
+    let subject = "fechatter.realtime.chat.5";
+    let outcome = settings
+        .run(&["publish", subject, &payload, "--server", &url])
+        .await;
+    succeeded(&outcome);
+    stream.expect_type("new_message").await;
+}
+
+#[tokio::test]
+async fn publish_refuses_what_is_no_json() {
+    let outcome = Settings::new()
+        .run(&["publish", "fechatter.realtime.x", "{nope"])
+        .await;
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn wrong_usage_is_exit_code_2() {
+    for arguments in [
+        &["--prot", "1"][..],
+        &["sevre"],
+        &["token"],
+        &["serve", "--port", "x"],
+    ] {
+        let outcome = Settings::new().run(arguments).await;
+        assert_eq!(outcome.code, Some(2), "{arguments:?}: {outcome:?}");
+        assert!(!outcome.stderr.is_empty());
+        assert_eq!(outcome.stdout, "");
+    }
+}
+
+#[tokio::test]
+async fn help_lists_the_commands() {
+    let outcome = Settings::new().run(&["--help"]).await;
+    let help = succeeded(&outcome);
+    for command in [
+        "serve",
+        "token",
+        "publish",
+        "listen",
+        "check-config",
+        "migrate",
+    ] {
+        assert!(help.contains(command), "{command} in {help}");
+    }
+    let outcome = Settings::new().run(&["--version"]).await;
+    assert!(succeeded(&outcome).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_a_failure_in_words() {
+    let server = Server::start(Settings::new()).await;
+    let port = server.address().port();
+    let outcome = Settings::new()
+        .set("server.port", port)
+        .run(&["serve"])
+        .await;
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains(&port.to_string()), "{outcome:?}");
+}

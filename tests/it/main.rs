@@ -1,0 +1,27 @@
+//! Integration tests: the real binary against a real nats-server and a real PostgreSQL, its
+//! streams read by a strict reader and by curl.
+
+// Every test drives real processes; what can't go on ends the test with a panic that says why.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod architecture;
+mod auth;
+mod auth_refusals;
+mod cli;
+mod configuration;
+mod cors;
+mod decoding;
+mod development;
+mod event_stream;
+mod health;
+mod limits;
+mod logs;
+mod membership;
+mod nats;
+mod nats_security;
+mod publishing;
+mod routing;
+mod shutdown;
+mod slow;
+mod stream;
+mod support;

@@ -1,0 +1,82 @@
+//! NATS servers that want to know who comes: TLS, credentials, passwords.
+
+use async_nats::ConnectOptions;
+use tempfile::TempDir;
+
+use crate::support::payload::{self, chat_subject};
+use crate::support::{Backend, Nats, Operator, Server, Settings, write_certificates};
+
+async fn delivers(server: &Server, backend: &Backend) {
+    let mut stream = server.connect(1).await;
+    let payload = payload::message(5, "x", &[1]);
+    backend.publish(&chat_subject(5), &payload).await;
+    stream.expect_type("new_message").await;
+}
+
+#[tokio::test]
+async fn tls_with_a_client_certificate() {
+    let files = TempDir::new().unwrap();
+    write_certificates(files.path());
+    let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
+    let (ca, cert, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
+    let (server_cert, server_key) = (path("server.pem"), path("server.key"));
+    let nats = Nats::start_with(&[
+        "--tls",
+        "--tlsverify",
+        "--tlscert",
+        &server_cert,
+        "--tlskey",
+        &server_key,
+        "--tlscacert",
+        &ca,
+    ])
+    .await;
+    let trusting = Settings::new()
+        .nats(&nats)
+        .set("nats.tls.required", true)
+        .set("nats.tls.ca_file", ca.as_str());
+    let server = Server::start(
+        trusting
+            .clone()
+            .set("nats.tls.cert_file", cert.as_str())
+            .set("nats.tls.key_file", key.as_str()),
+    )
+    .await;
+    let options = ConnectOptions::new()
+        .require_tls(true)
+        .add_root_certificates(ca.clone().into())
+        .add_client_certificate(cert.into(), key.into());
+    delivers(&server, &nats.backend_with(options).await).await;
+    let refused = Server::start_unready(trusting).await;
+    refused.not_ready().await;
+}
+
+#[tokio::test]
+async fn a_credentials_file() {
+    let files = TempDir::new().unwrap();
+    let operator = Operator::new();
+    let config = files.path().join("nats.conf");
+    operator.write_server_config(&config);
+    let nats = Nats::start_with(&["-c", config.to_str().unwrap()]).await;
+    let credentials = files.path().join("user.creds");
+    let text = operator.write_credentials(&credentials);
+    let settings = Settings::new()
+        .nats(&nats)
+        .set("nats.credentials_file", credentials.to_str().unwrap());
+    let server = Server::start(settings).await;
+    let options = ConnectOptions::with_credentials(&text).unwrap();
+    delivers(&server, &nats.backend_with(options).await).await;
+    let refused = Server::start_unready(Settings::new().nats(&nats)).await;
+    refused.not_ready().await;
+}
+
+#[tokio::test]
+async fn a_password_in_the_address() {
+    let nats = Nats::start_with(&["--user", "notify", "--pass", "hunter2-hunter2"]).await;
+    let url = nats.url().replace("//", "//notify:hunter2-hunter2@");
+    let server = Server::start(Settings::new().set("nats.url", url)).await;
+    let options = ConnectOptions::with_user_and_password("notify".into(), "hunter2-hunter2".into());
+    delivers(&server, &nats.backend_with(options).await).await;
+    let log = server.stop().await;
+    assert!(!log.contains("hunter2"), "the password stands in the log");
+}

@@ -1,0 +1,169 @@
+//! A running notify-server.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use super::event_stream::EventStream;
+use super::http::{Request, Response};
+use super::logs::LogLine;
+use super::process::Process;
+use super::settings::Settings;
+use super::{eventually, tokens};
+
+pub(crate) struct Server {
+    process: Process,
+    address: SocketAddr,
+    settings: Settings,
+}
+
+impl Server {
+    /// Starts a server and waits until it is ready.
+    pub(crate) async fn start(settings: Settings) -> Self {
+        let server = Self::start_unready(settings).await;
+        server.ready().await;
+        server
+    }
+
+    /// Starts a server and waits until it listens.
+    pub(crate) async fn start_unready(settings: Settings) -> Self {
+        settings.prepare_database().await;
+        let process = Process::spawn("notify-server", &mut settings.command(&[]));
+        let listening = log_line(&process, |line| line.message() == "listening").await;
+        let address = listening.text("address").parse().unwrap();
+        Self {
+            process,
+            address,
+            settings,
+        }
+    }
+
+    pub(crate) async fn ready(&self) {
+        eventually("/ready to answer 200", || async {
+            (self.get("/ready").await.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until `/ready` answers 503, and returns what it says.
+    pub(crate) async fn not_ready(&self) -> String {
+        eventually("/ready to answer 503", || async {
+            let mut response = self.get("/ready").await;
+            match response.status {
+                503 => Some(response.text().await),
+                _ => None,
+            }
+        })
+        .await
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub(crate) async fn send(&self, request: Request) -> Response {
+        request.send(self.address).await
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Response {
+        self.send(Request::get(target)).await
+    }
+
+    /// Opens `/events` with a token in the header; the answer is as it comes.
+    pub(crate) async fn events(&self, token: &str) -> Response {
+        self.send(Request::get("/events").bearer(token)).await
+    }
+
+    /// Opens a user's stream, and reads its first event: from here on, the user is listening.
+    pub(crate) async fn connect(&self, user: impl Into<Value>) -> EventStream {
+        self.connect_with(&tokens::of_user(user)).await
+    }
+
+    /// The same with a token of the test's own.
+    pub(crate) async fn connect_with(&self, token: &str) -> EventStream {
+        let mut response = self.events(token).await;
+        if response.status != 200 {
+            let text = response.text().await;
+            panic!("{}: {text}", response.status);
+        }
+        let mut stream = EventStream::new(response);
+        stream.expect_type("connection_confirmed").await;
+        stream
+    }
+
+    /// The sum of a metric over all label sets that contain `label`, e.g. `reason="not_json"`;
+    /// 0 where there is none.
+    pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
+        let text = self.get("/metrics").await.text().await;
+        let samples = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let (labels, value) = rest.rsplit_once(' ')?;
+            let same_name = labels.is_empty() || labels.starts_with('{');
+            (same_name && labels.contains(label)).then(|| value.parse::<f64>().unwrap())
+        });
+        samples.sum()
+    }
+
+    /// Waits until a metric has a value.
+    pub(crate) async fn metric_becomes(&self, name: &str, label: &str, value: f64) {
+        eventually(&format!("{name}{{{label}}} to be {value}"), || async {
+            (self.metric(name, label).await == value).then_some(())
+        })
+        .await;
+    }
+
+    /// The first line of the log that `wanted` accepts; waits for it.
+    pub(crate) async fn log_line(&self, wanted: impl Fn(&LogLine) -> bool) -> LogLine {
+        log_line(&self.process, wanted).await
+    }
+
+    /// The lines that the log has now.
+    pub(crate) fn log(&self) -> Vec<LogLine> {
+        let text = self.process.stderr();
+        text.lines().filter_map(LogLine::parse).collect()
+    }
+
+    /// How much memory the process holds, in bytes.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        let file = format!("/proc/{}/status", self.process.pid());
+        let status = std::fs::read_to_string(file).unwrap();
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix("VmRSS:"))
+            .unwrap();
+        let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kibibytes * 1024
+    }
+
+    /// Asks the server to stop, and leaves it to it.
+    pub(crate) fn terminate(&self) {
+        self.process.signal("TERM");
+    }
+
+    /// Stops the server, which must end well and in time; returns all that it has logged.
+    pub(crate) async fn stop(self) -> String {
+        self.terminate();
+        let status = self.process.exited().await;
+        assert_eq!(status.code(), Some(0), "{}", self.process.stderr());
+        self.process.stderr()
+    }
+}
+
+async fn log_line(process: &Process, wanted: impl Fn(&LogLine) -> bool) -> LogLine {
+    let line = process
+        .stderr_line(|line| LogLine::parse(line).is_some_and(|line| wanted(&line)))
+        .await;
+    LogLine::parse(&line).unwrap()
+}
