@@ -1,0 +1,95 @@
+//! All streams of a run: opens them together, and waits for what they are to get.
+
+use std::{collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::json;
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+
+use crate::{
+    Options,
+    desk::Desk,
+    stream::{Stream, now_ns},
+    tally::Tally,
+};
+
+/// Validity of the tokens: longer than any run.
+const TOKEN_SECONDS: u64 = 24 * 3600;
+
+/// The streams. One task each, all on one thread. Dropping the fleet closes them.
+pub(crate) struct Fleet {
+    pub(crate) desk: Rc<Desk>,
+    streams: usize,
+    _tasks: JoinSet<()>,
+}
+
+/// How opening went.
+pub(crate) struct Opening {
+    pub(crate) took: Duration,
+    pub(crate) confirmed: usize,
+    /// Why streams were refused, and how many.
+    pub(crate) refused: BTreeMap<String, usize>,
+}
+
+impl Fleet {
+    /// Opens `streams` streams and returns when each is confirmed or refused.
+    pub(crate) async fn open(options: &Options, streams: usize) -> Result<(Self, Opening)> {
+        let requests = requests(options, streams)?;
+        let desk = Rc::new(Desk::new(options.chat));
+        let places = Arc::new(Semaphore::new(options.in_flight.max(1)));
+        let mut tasks = JoinSet::new();
+        let started = Instant::now();
+        for index in 0..streams {
+            let place = Arc::clone(&places).acquire_owned().await?;
+            let request = Rc::clone(&requests[index % requests.len()]);
+            let stream = Stream::new(Rc::clone(&desk), index);
+            tasks.spawn_local(stream.run(options.server, request, options.patience, place));
+        }
+        // Each stream gives up by itself after that time, so all are decided in the end.
+        desk.wait(options.patience * 2, || desk.decided() >= streams)
+            .await;
+        let opening = Opening {
+            took: started.elapsed(),
+            confirmed: desk.confirmed(),
+            refused: desk.refused.borrow().clone(),
+        };
+        let fleet = Self {
+            desk,
+            streams,
+            _tasks: tasks,
+        };
+        Ok((fleet, opening))
+    }
+
+    /// Forgets what was counted, and expects `events` events on each open stream.
+    pub(crate) fn expect(&self, events: u64) {
+        let tally = Tally::new(self.streams, self.desk.open(), events);
+        self.desk.tally.replace(tally);
+    }
+
+    /// Waits until every event is there, or nothing more has come for the time of `patience`.
+    pub(crate) async fn wait(&self, patience: Duration) {
+        let desk = &self.desk;
+        let complete = || desk.tally.borrow().missing == 0;
+        desk.wait(patience, complete).await;
+    }
+}
+
+/// A request for each user.
+fn requests(options: &Options, streams: usize) -> Result<Vec<Rc<[u8]>>> {
+    let users = options.users.unwrap_or(streams).max(1);
+    let key = EncodingKey::from_secret(options.secret.as_bytes());
+    let expires = now_ns() / 1_000_000_000 + TOKEN_SECONDS;
+    let request = |user| {
+        let claims = json!({ "user_id": user, "exp": expires });
+        let token = jsonwebtoken::encode(&Header::default(), &claims, &key)?;
+        let request = format!(
+            "GET /events HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\
+             Authorization: Bearer {token}\r\n\r\n",
+            options.server
+        );
+        Ok(request.into_bytes().into())
+    };
+    (1..=users).map(request).collect()
+}

@@ -1,0 +1,186 @@
+//! One stream: connects, asks, and reads to the end, telling the desk what it sees.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::Pin,
+    rc::Rc,
+    sync::LazyLock,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use memchr::memmem::Finder;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
+    net::{TcpSocket, TcpStream},
+    sync::OwnedSemaphorePermit,
+    time::Instant,
+};
+
+use crate::{
+    desk::{Desk, count},
+    wire::{Reader, number},
+};
+
+/// Streams from one source address. Linux hands out 28,232 ports by default, of which `connect` takes one
+/// parity first, and finds the last free ones only slowly.
+const STREAMS_PER_ADDRESS: usize = 10_000;
+
+/// The publisher's marks. In a JSON text the quotes would be escaped, so nothing else looks like them.
+static SEQ: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"seq\":"));
+static SENT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"sent_ns\":"));
+
+/// A stream, before or after it is confirmed.
+pub(crate) struct Stream {
+    desk: Rc<Desk>,
+    index: usize,
+    reader: Reader,
+    confirmed: bool,
+}
+
+/// Why a stream ended or was refused.
+type Reason = String;
+
+impl Stream {
+    pub(crate) fn new(desk: Rc<Desk>, index: usize) -> Self {
+        Self {
+            desk,
+            index,
+            reader: Reader::new(),
+            confirmed: false,
+        }
+    }
+
+    /// Opens the stream, gives `place` back, and reads the stream to its end.
+    pub(crate) async fn run(
+        mut self,
+        server: SocketAddr,
+        request: Rc<[u8]>,
+        patience: Duration,
+        place: OwnedSemaphorePermit,
+    ) {
+        let started = Instant::now();
+        let opened = tokio::time::timeout(patience, self.open(server, &request)).await;
+        drop(place);
+        let mut socket = match opened {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(reason)) => return self.desk.refuse(reason),
+            Err(_) => return self.desk.refuse("no first event".to_owned()),
+        };
+        self.desk.confirm(started.elapsed());
+        let end = poll_fn(|cx| self.poll_end(&mut socket, cx)).await;
+        self.desk.end(end);
+    }
+
+    async fn open(&mut self, server: SocketAddr, request: &[u8]) -> Result<TcpStream, Reason> {
+        let connected = connect(server, self.index).await;
+        let mut socket = connected.map_err(|error| format!("connect: {error}"))?;
+        let sent = socket.write_all(request).await;
+        sent.map_err(|error| format!("request: {error}"))?;
+        while !self.confirmed {
+            poll_fn(|cx| self.poll_read(&mut socket, cx)).await?;
+        }
+        Ok(socket)
+    }
+
+    fn poll_end(&mut self, socket: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Reason> {
+        loop {
+            if let Err(reason) = ready!(self.poll_read(socket, cx)) {
+                return Poll::Ready(reason);
+            }
+        }
+    }
+
+    /// Reads once, and books what was read. An error at the end of the stream.
+    fn poll_read(
+        &mut self,
+        socket: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Reason>> {
+        let mut buffer = self.desk.buffer.borrow_mut();
+        let mut read = ReadBuf::new(&mut buffer);
+        let result = ready!(Pin::new(socket).poll_read(cx, &mut read));
+        let now = now_ns();
+        result.map_err(|error| error.kind().to_string())?;
+        if read.filled().is_empty() {
+            let regular = self.reader.is_done();
+            let reason = if regular {
+                "end of response"
+            } else {
+                "connection closed"
+            };
+            return Poll::Ready(Err(reason.to_owned()));
+        }
+        let mut tally = self.desk.tally.borrow_mut();
+        let mut outcome = Ok(());
+        let fed = self
+            .reader
+            .feed(read.filled(), |event| match message(event) {
+                Some((seq, sent)) => tally.record(self.index, seq, sent, now),
+                None => match notice(&self.desk, event) {
+                    Ok(confirmed) => self.confirmed |= confirmed,
+                    Err(reason) => outcome = Err(reason),
+                },
+            });
+        if tally.missing == 0 {
+            self.desk.complete();
+        }
+        Poll::Ready(fed.map_err(|error| error.to_string()).and(outcome))
+    }
+}
+
+/// The number and the time of a message of our publisher.
+fn message(event: &[u8]) -> Option<(u64, u64)> {
+    let seq = SEQ.find(event)? + SEQ.needle().len();
+    let sent = SENT.find(event)? + SENT.needle().len();
+    Some((number(&event[seq..])?, number(&event[sent..])?))
+}
+
+/// Books an event that is no message. True if it confirms the connection, an error if the stream is of no use any more.
+fn notice(desk: &Desk, event: &[u8]) -> Result<bool, Reason> {
+    let mut lines = event.split(|&byte| byte == b'\n');
+    let Some(data) = lines.find_map(|line| line.strip_prefix(b"data: ")) else {
+        // Only `retry:`, or a comment.
+        return Ok(false);
+    };
+    let event: Value = serde_json::from_slice(data).map_err(|_| "data that is no JSON")?;
+    let kind = event["type"].as_str().ok_or("event without type")?;
+    count(&desk.others, kind.to_owned());
+    match kind {
+        "connection_confirmed" => {
+            let chats = event["connected_chats"]
+                .as_array()
+                .ok_or("no list of chats")?;
+            if chats.contains(&desk.chat.into()) {
+                Ok(true)
+            } else {
+                Err(format!("user is not a member of chat {}", desk.chat))
+            }
+        }
+        "closing" => Err(format!("closing: {}", event["reason"])),
+        _ => Ok(false),
+    }
+}
+
+/// Connects. To a server on this machine, from as many addresses as so many ports take.
+async fn connect(server: SocketAddr, index: usize) -> io::Result<TcpStream> {
+    if server.is_ipv6() {
+        return TcpSocket::new_v6()?.connect(server).await;
+    }
+    let socket = TcpSocket::new_v4()?;
+    let address = index / STREAMS_PER_ADDRESS;
+    if address > 0 && server.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) {
+        let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + address as u32);
+        socket.bind((source, 0).into())?;
+    }
+    socket.connect(server).await
+}
+
+/// Wall-clock time, in nanoseconds since the epoch.
+pub(crate) fn now_ns() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.unwrap_or_default().as_nanos() as u64
+}
