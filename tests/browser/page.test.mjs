@@ -1,0 +1,233 @@
+// The demo page, as its users meet it: a real server, a real browser, one window per user.
+
+import assert from "node:assert/strict";
+import { mkdir } from "node:fs/promises";
+import path from "node:path";
+import { after, before, test } from "node:test";
+import { Server } from "./server.mjs";
+import { launch, openWindow } from "./window.mjs";
+
+const SCREENSHOTS = process.env.SCREENSHOTS ?? path.join(import.meta.dirname, "../../target/screenshots");
+const CHAT = "fechatter.realtime.chat.2"; // of which users 1 and 2 are members
+const EVERYBODY = "fechatter.realtime.chat.1";
+const SERVER_GONE = /net::ERR_/; // what a browser says of a server that is down
+
+let server;
+let browser;
+let users;
+
+before(async () => {
+  await mkdir(SCREENSHOTS, { recursive: true });
+  server = await Server.start();
+  users = (await (await fetch(`${server.url}/api/dev/users`)).json()).users;
+  browser = await launch();
+});
+
+after(async () => {
+  await browser?.close();
+  await server?.remove();
+});
+
+test("a demo user is chosen and the stream is confirmed", async () => {
+  const window = await openWindow(browser, server.url);
+  await window.get("user-2").click();
+  await window.connection("live");
+  const { name, chats } = users.find((user) => user.id === 2);
+  assert.match(await window.get("identity").innerText(), new RegExp(name));
+  assert.equal(await window.logged("connection_confirmed"), 1);
+  assert.equal(await window.get("chats").getByRole("button").count(), chats.length);
+  for (const chat of chats) await window.get(`chat-${chat}`).waitFor();
+  await window.close();
+});
+
+test("a message reaches every member's window, the sender's included", async () => {
+  const [one, two] = await Promise.all([1, 2].map((user) => signedIn(user, 2)));
+  await server.publish(CHAT, message(2, { id: "to-all", sender_id: 2, content: "hello from the command line" }));
+  for (const window of [one, two]) {
+    assert.equal(await contentOf(window, "to-all"), "hello from the command line");
+  }
+  assert.match(await (await two.message("to-all")).innerText(), /^You/);
+  await Promise.all([one.close(), two.close()]);
+});
+
+test("a message written on the page reaches both windows and says how long it took", async () => {
+  const [one, two] = await Promise.all([1, 2].map((user) => signedIn(user, 2)));
+  await one.get("draft").fill("written by hand");
+  await one.get("draft").press("Enter");
+  const own = one.get("message").last();
+  await own.getByText("written by hand").waitFor();
+  await own.getByText(/^delivered in \d+ ms$/).waitFor();
+  assert.equal(await one.get("draft").inputValue(), "");
+  await two.get("message").getByText("written by hand").waitFor();
+  await Promise.all([one.close(), two.close()]);
+});
+
+test("an event for one chat does not reach who is not a member, and is counted unread in another", async () => {
+  const [member, stranger] = await Promise.all([signedIn(2, 1), signedIn(5, 1)]);
+  await server.publish(CHAT, message(2, { id: "private", sender_id: 1, content: "for two" }));
+  await server.publish(EVERYBODY, message(1, { id: "public", sender_id: 1, content: "for all" }));
+  // The same publisher sent the public message after the private one, so a stray private one would be here.
+  await Promise.all([member.message("public"), stranger.message("public")]);
+  assert.equal(await stranger.logged("new_message"), 1);
+  assert.match(await member.get("unread-2").innerText(), /^1/);
+  await Promise.all([member.close(), stranger.close()]);
+});
+
+test("typing is shown to the others and not to the typist", async () => {
+  const [typist, reader] = await Promise.all([1, 2].map((user) => signedIn(user, 2)));
+  await typist.get("draft").pressSequentially("I am");
+  await reader.get("typing").getByText("is typing").waitFor();
+  await typist.get("draft").fill("");
+  await reader.page.locator("[data-testid=typing]:empty").waitFor();
+  // A later event for the same chat has arrived, so earlier ones would have too.
+  await server.publish(CHAT, message(2, { id: "after-typing", sender_id: 2, content: "go on" }));
+  await typist.message("after-typing");
+  assert.equal(await typist.logged("typing_started"), 0);
+  assert.equal(await typist.logged("typing_stopped"), 0);
+  await Promise.all([typist.close(), reader.close()]);
+});
+
+test("markup in a message, a name or an unknown event is shown as text", async () => {
+  const window = await signedIn(2, 2);
+  const markup = '<img src="/nowhere" onerror="alert(1)"><b>bold</b><script>alert(2)</script>';
+  await server.publish(CHAT, message(2, { id: "markup", sender_id: 9, sender_name: markup, content: markup }));
+  await server.publish(CHAT, { type: markup, channel: "chat:2", data: { markup } });
+  assert.equal(await contentOf(window, "markup"), markup);
+  assert.match(await (await window.message("markup")).innerText(), /<b>bold/);
+  assert.equal(await window.page.locator("main img, main b, main script").count(), 0);
+  await window.close();
+});
+
+test("presence, joins and leaves are shown", async () => {
+  const window = await signedIn(2, 2);
+  await server.publish("fechatter.realtime.user.1.presence", { UserPresence: { user_id: 1, status: "away", last_seen: null } });
+  await window.page.locator("[data-testid=member-1][data-presence=away]").waitFor();
+  const member = { chat_id: 2, user_id: 77, user_name: "Ada Newcomer" };
+  await server.publish("fechatter.chat.events", { event_type: "member_added", ...member });
+  await window.get("note").getByText("Ada Newcomer joined").waitFor();
+  await window.get("member-77").waitFor();
+  await server.publish("fechatter.chat.events", { event_type: "member_removed", ...member });
+  await window.get("note").getByText("Ada Newcomer left").waitFor();
+  await window.get("member-77").waitFor({ state: "detached" });
+  await window.close();
+});
+
+test("a user who is added to a chat and removed again sees it come and go", async () => {
+  const window = await signedIn(5, 1);
+  const member = { chat_id: 2, user_id: 5 };
+  await server.publish("fechatter.chat.events", { event_type: "member_added", ...member });
+  await window.get("chat-2").click();
+  await server.publish(CHAT, message(2, { id: "joined", sender_id: 1, content: "welcome" }));
+  await window.message("joined");
+  await server.publish("fechatter.chat.events", { event_type: "member_removed", ...member });
+  await window.get("chat-2").waitFor({ state: "detached" });
+  await window.close();
+});
+
+test("the stream survives a restart of the server", async () => {
+  const window = await signedIn(2, 2);
+  await window.page.evaluate(() => { globalThis.neverReloaded = true; });
+  await server.publish(CHAT, message(2, { id: "before", sender_id: 1, content: "before" }));
+  await window.message("before");
+  await server.stop();
+  await window.connection("reconnecting");
+  await server.startAgain();
+  await window.connection("live");
+  await server.publish(CHAT, message(2, { id: "after", sender_id: 1, content: "after" }));
+  await window.message("after");
+  await window.message("before");
+  assert.equal(await window.page.evaluate(() => globalThis.neverReloaded), true);
+  assert.equal(await window.logged("connection_confirmed"), 2);
+  await window.close(SERVER_GONE);
+});
+
+test("outside development a token is pasted, and what it may not do is explained", async () => {
+  const window = await openWindow(browser, "about:blank");
+  await window.page.route("**/api/dev/**", (route) => route.fulfill({ status: 404, body: "{}" }));
+  await window.page.goto(server.url);
+  await window.get("token").fill("not.a.token");
+  await window.get("token-connect").click();
+  await window.get("sign-in-error").getByText("refused this token").waitFor();
+  await window.get("token").fill(await server.run("token", "--user", "2"));
+  await window.get("token-connect").click();
+  await window.connection("live");
+  assert.equal(await window.page.content().then((html) => html.includes("eyJ")), false, "no token stands in the page");
+  // That token may read and not publish, which the page can only find out by trying.
+  await window.get("draft").fill("may I?");
+  await window.get("draft").press("Enter");
+  await window.get("composer-error").getByText("Not sent.").waitFor();
+  assert.equal(await window.get("draft").inputValue(), "may I?");
+  await window.close(/status( of)? (401|403|404)/);
+});
+
+test("the page comes from this host alone", async () => {
+  const answer = await fetch(server.url);
+  const policy = answer.headers.get("content-security-policy") ?? "";
+  assert.match(policy, /default-src '(none|self)'/);
+  const sources = policy.split(";").flatMap((directive) => directive.trim().split(/\s+/).slice(1));
+  assert.deepEqual(sources.filter((source) => !["'none'", "'self'", "data:"].includes(source)), []);
+  const html = await answer.text();
+  const links = [...html.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, link]) => link);
+  assert.ok(links.length > 0);
+  for (const link of links) {
+    assert.match(link, /^\/assets\//);
+    assert.equal((await fetch(server.url + link)).status, 200, link);
+  }
+});
+
+for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["phone", { width: 390, height: 844 }]]) {
+  for (const colorScheme of ["light", "dark"]) {
+    test(`the page is accessible and fits, ${device}, ${colorScheme}`, async () => {
+      const window = await openWindow(browser, server.url, { viewport, colorScheme, hasTouch: device === "phone" });
+      await window.get("user-2").waitFor();
+      await window.accessible();
+      await picture(window, `${device}-${colorScheme}-sign-in`);
+      await window.get("user-2").click();
+      await window.connection("live");
+      await conversation(window, `${device}-${colorScheme}`);
+      await window.accessible();
+      await picture(window, `${device}-${colorScheme}-chat`);
+      const { scroll, client } = await window.page.evaluate(() =>
+        ({ scroll: document.documentElement.scrollWidth, client: document.documentElement.clientWidth }));
+      assert.equal(scroll, client, "the page must not scroll sideways");
+      await window.close();
+    });
+  }
+}
+
+async function signedIn(user, chat) {
+  const window = await openWindow(browser, `${server.url}/#user=${user}`);
+  await window.connection("live");
+  await window.get(`chat-${chat}`).click();
+  return window;
+}
+
+function message(chatId, parts) {
+  return { MessageReceived: { chat_id: chatId, message: { chat_id: chatId, files: [], ...parts } } };
+}
+
+async function contentOf(window, id) {
+  return (await window.message(id)).getByTestId("content").innerText();
+}
+
+async function conversation(window, prefix) {
+  const lines = [
+    [1, "Morning all. Version 2.4 goes out at ten."],
+    [1, "The checklist is in the usual place."],
+    [3, "Two small fixes are still in review:\nthe retry change and the new health check."],
+  ];
+  for (const [index, [sender, content]] of lines.entries()) {
+    await server.publish(EVERYBODY, message(1, { id: `${prefix}-${index}`, sender_id: sender, content }));
+  }
+  await window.message(`${prefix}-${lines.length - 1}`);
+  await window.get("draft").fill("Good. I can take the rollback drill.");
+  await window.get("send").click();
+  await window.get("message").getByText("rollback drill").waitFor();
+  await server.publish("fechatter.realtime.user.3.presence", { UserPresence: { user_id: 3, status: "online", last_seen: null } });
+  await server.publish(`${EVERYBODY}.typing`, { TypingStarted: { chat_id: 1, user_id: 1, user_name: users[0].name } });
+  await window.get("typing").getByText("is typing").waitFor();
+}
+
+function picture(window, name) {
+  return window.page.screenshot({ path: path.join(SCREENSHOTS, `${name}.png`) });
+}

@@ -1,0 +1,120 @@
+// A notify-server of the tests' own: the real binary in development mode, in a new folder, on a free port.
+
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import readline from "node:readline";
+import { setInterval } from "node:timers/promises";
+import { promisify } from "node:util";
+
+const BINARY = path.resolve(
+  process.env.NOTIFY_SERVER_BIN ?? path.join(import.meta.dirname, "../../target/debug/notify-server"),
+);
+const READY_MS = 20_000;
+const POLL_MS = 20;
+
+// A short retry, so that a page finds its way back soon after a restart.
+const CONFIG = `
+mode: development
+data_dir: data
+stream: { retry: 200ms }
+`;
+
+export class Server {
+  #folder;
+  #port;
+  #process = null;
+  #output = [];
+
+  static async start() {
+    const server = new Server();
+    server.#folder = await mkdtemp(path.join(tmpdir(), "notify-server-browser-"));
+    await writeFile(path.join(server.#folder, "config.yml"), CONFIG);
+    server.#port = await freePort();
+    await server.startAgain();
+    return server;
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.#port}`;
+  }
+
+  /** Starts on the same port and with the same data, and waits until it is ready. */
+  async startAgain() {
+    this.#process = spawn(BINARY, ["--port", String(this.#port), "--log-format", "json"], this.#surroundings());
+    const exited = once(this.#process, "exit").then(([code]) => {
+      throw new Error(`notify-server ended with ${code}:\n${this.#output.join("\n")}`);
+    });
+    exited.catch(() => {});
+    const lines = readline.createInterface({ input: this.#process.stderr });
+    lines.on("line", (line) => this.#output.push(line));
+    this.#process.stdout.resume();
+    await Promise.race([exited, listening(lines)]);
+    await Promise.race([exited, this.#ready()]);
+  }
+
+  async stop() {
+    const process = this.#process;
+    if (!process || process.exitCode !== null || process.signalCode !== null) return;
+    const exited = once(process, "exit");
+    process.kill("SIGTERM");
+    await exited;
+  }
+
+  async remove() {
+    await this.stop();
+    await rm(this.#folder, { recursive: true, force: true });
+  }
+
+  /** Runs a command of the binary beside the server, and returns what it printed. */
+  async run(...args) {
+    const { stdout } = await promisify(execFile)(BINARY, args, this.#surroundings());
+    return stdout.trim();
+  }
+
+  /** Publishes as a backend would, on the command line. */
+  publish(subject, payload) {
+    return this.run("publish", subject, JSON.stringify(payload), "--server", this.url);
+  }
+
+  // Nothing of the developer's own settings may reach the tests.
+  #surroundings() {
+    return { cwd: this.#folder, env: { PATH: process.env.PATH, HOME: this.#folder, RUST_BACKTRACE: "1" } };
+  }
+
+  async #ready() {
+    const deadline = Date.now() + READY_MS;
+    for await (const now of setInterval(POLL_MS, Date.now)) {
+      if ((await fetch(`${this.url}/ready`)).ok) return;
+      if (now() > deadline) break;
+    }
+    throw new Error(`notify-server does not become ready:\n${this.#output.join("\n")}`);
+  }
+}
+
+function listening(lines) {
+  return new Promise((resolve) => {
+    lines.on("line", (line) => {
+      if (line.includes('"listening"')) resolve();
+    });
+  });
+}
+
+/**
+ * Below the range from which systems take the local ports of outgoing connections: a browser that reconnects
+ * again and again would else sooner or later be given the very port that it connects to.
+ */
+async function freePort() {
+  for (;;) {
+    const port = 15_000 + Math.floor(Math.random() * 15_000);
+    const probe = net.createServer().listen(port, "127.0.0.1");
+    const free = await Promise.race([once(probe, "listening").then(() => true), once(probe, "error").then(() => false)]);
+    if (!free) continue;
+    probe.close();
+    await once(probe, "close");
+    return port;
+  }
+}
