@@ -151,10 +151,6 @@ fn message(recipients: usize) -> String {
     )
 }
 
-#[expect(
-    clippy::expect_used,
-    reason = "without an event there is nothing to measure"
-)]
 fn decoded(payload: &str) -> Decoded {
     let now = Timestamp::from_millis(1_753_859_400_000);
     match decode(&Rules::default(), SUBJECT, payload.as_bytes(), now) {

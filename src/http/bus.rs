@@ -6,7 +6,7 @@ use actix_web::web::{Bytes, Data, Path};
 use serde::Serialize;
 
 use super::credentials::Authenticated;
-use super::error::ApiError;
+use super::error::{self, ApiError};
 use crate::bus::Bus;
 use crate::event::Timestamp;
 use crate::event::decode::{Rules, decode};
@@ -22,7 +22,7 @@ struct Published {
 pub(super) async fn publish(
     Authenticated(identity): Authenticated,
     subject: Path<String>,
-    payload: Bytes,
+    payload: Result<Bytes, actix_web::Error>,
     bus: Data<Bus>,
     rules: Data<Rules>,
 ) -> Result<HttpResponse, ApiError> {
@@ -31,6 +31,7 @@ pub(super) async fn publish(
             "publishing on any subject needs the claim notify.publish with \"*\", or notify.admin",
         ));
     }
+    let payload = payload.map_err(|error| error::body(&error))?;
     // Here somebody is waiting for an answer, who can be told what subscribers could only count.
     decode(&rules, &subject, &payload, Timestamp::now())?;
     let id = bus.publish(&subject, payload).await?;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use actix_web::error::JsonPayloadError;
+use actix_web::error::{JsonPayloadError, PayloadError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
@@ -199,6 +199,26 @@ fn challenge(error: &TokenError) -> String {
 /// For addresses that do not exist.
 pub(super) async fn not_found() -> Result<HttpResponse, ApiError> {
     Err(ApiError::NotFound)
+}
+
+/// For parameters that can't be read.
+pub(super) fn query(error: QueryPayloadError, _: &HttpRequest) -> actix_web::Error {
+    ApiError::Invalid {
+        field: "query",
+        problem: error.to_string(),
+    }
+    .into()
+}
+
+/// For bodies that can't be read.
+pub(super) fn body(error: &actix_web::Error) -> ApiError {
+    match error.as_error::<PayloadError>() {
+        Some(PayloadError::Overflow) => ApiError::TooLarge(super::MAX_BODY),
+        _ => ApiError::Invalid {
+            field: "body",
+            problem: error.to_string(),
+        },
+    }
 }
 
 /// For JSON bodies that can't be read.

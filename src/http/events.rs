@@ -6,14 +6,14 @@ use actix_web::http::header::USER_AGENT;
 use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
-use tracing::{Instrument as _, Span, info, info_span};
+use tracing::{Instrument as _, info};
 use uuid::Uuid;
 
 use super::credentials::Authenticated;
 use super::error::ApiError;
 use crate::auth::{Identity, Verifier};
 use crate::event::{ChatId, Timestamp};
-use crate::hub::{Hub, LocalHub, Opening, Resume};
+use crate::hub::{Hub, LocalHub, Opening, Resume, connection_span};
 use crate::membership::Membership;
 use crate::transport::sse;
 
@@ -40,22 +40,11 @@ pub(super) async fn stream(
     parameters: Query<Parameters>,
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
-    let connection_id = Uuid::new_v4().simple().to_string();
-    let span = info_span!(
-        "connection",
-        connection_id,
-        user = identity.user.to_string()
-    );
-    open(
-        &request,
-        &identity,
-        &parameters,
-        parts,
-        connection_id,
-        &span,
-    )
-    .instrument(span.clone())
-    .await
+    let connection_id = Uuid::new_v4();
+    let span = connection_span(connection_id, &identity.user);
+    open(&request, &identity, &parameters, parts, connection_id)
+        .instrument(span)
+        .await
 }
 
 async fn open(
@@ -63,22 +52,21 @@ async fn open(
     identity: &Identity,
     parameters: &Parameters,
     (local, hub, membership, verifier): Parts,
-    connection_id: String,
-    span: &Span,
+    connection_id: Uuid,
 ) -> Result<HttpResponse, ApiError> {
     let permit = hub.admission().admit(&identity.user)?;
     info!(agent = agent(request), "connected");
     let opening = Opening {
         named: parameters.named.unwrap_or(false),
         expires_at: deadline(identity, verifier.leeway_secs()),
-        span: span.clone(),
+        connection_id,
         permit,
     };
     // Registered before the look-up, so that a join or leave in between is not missed.
     let pending = local.register(&identity.user, opening);
     let chats = membership.chats_of(&identity.user).await?;
     let resume = resume(request, parameters.last_event_id.as_deref());
-    let (stream, chats) = pending.activate(&connection_id, chats, resume);
+    let (stream, chats) = pending.activate(chats, resume);
     info!(chats = chats.len(), chat_ids = names(&chats), "registered");
     Ok(sse::response(stream))
 }

@@ -72,6 +72,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.development))
         .app_data(Data::new(local))
         .app_data(web::PayloadConfig::new(MAX_BODY))
+        .app_data(web::QueryConfig::default().error_handler(error::query))
         .app_data(
             web::JsonConfig::default()
                 .limit(MAX_BODY)

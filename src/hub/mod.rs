@@ -29,7 +29,7 @@ use tracing::{Level, debug, enabled};
 
 pub use metrics::Metrics;
 pub use notice::{End, Gap, GapReason};
-pub use session::Opening;
+pub use session::{Opening, connection_span};
 pub use settings::StreamConfig;
 pub use stream::{LocalHub, PendingSession, Resume, SessionStream};
 

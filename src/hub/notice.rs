@@ -17,16 +17,19 @@ pub enum End {
     SlowConsumer,
     /// The client closed the connection, or it broke.
     ClientGone,
+    /// The stream never opened, e.g. because the client's chats could not be looked up.
+    NotOpened,
 }
 
 impl End {
     /// All reasons.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::TokenExpired,
         Self::Draining,
         Self::Disconnected,
         Self::SlowConsumer,
         Self::ClientGone,
+        Self::NotOpened,
     ];
 
     /// The reason's name on the wire, in logs and in metrics.
@@ -38,6 +41,7 @@ impl End {
             Self::Disconnected => "disconnected",
             Self::SlowConsumer => "slow_consumer",
             Self::ClientGone => "client_gone",
+            Self::NotOpened => "not_opened",
         }
     }
 
@@ -45,7 +49,7 @@ impl End {
     /// after an intended disconnect it should not.
     #[must_use]
     pub fn reconnect(self) -> bool {
-        matches!(self, Self::Draining | Self::SlowConsumer | Self::ClientGone)
+        !matches!(self, Self::TokenExpired | Self::Disconnected)
     }
 }
 

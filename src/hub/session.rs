@@ -3,12 +3,13 @@
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use tracing::Span;
+use tracing::{Span, info_span};
+use uuid::Uuid;
 
 use super::admission::Permit;
 use super::notice::End;
 use super::outbox::Outbox;
-use crate::event::MembershipChange;
+use crate::event::{MembershipChange, UserId};
 
 /// What a transport says about a client that it opens a session for.
 #[derive(Debug)]
@@ -17,10 +18,21 @@ pub struct Opening {
     pub named: bool,
     /// When the token ends, by the monotonic clock; `None` for a session without a token.
     pub expires_at: Option<Instant>,
-    /// The connection's span: everything logged about it is in there.
-    pub span: Span,
+    /// The connection's name, for clients and logs.
+    pub connection_id: Uuid,
     /// The session's place among the connections that are allowed.
     pub permit: Permit,
+}
+
+/// The span that everything logged about a connection stands in. It is made anew when it is needed:
+/// an open span takes some 600 bytes, and an idle stream has nothing to say for hours.
+#[must_use]
+pub fn connection_span(connection_id: Uuid, user: &UserId) -> Span {
+    info_span!(
+        "connection",
+        connection_id = connection_id.simple().to_string(),
+        user = user.to_string()
+    )
 }
 
 /// The state of one session.
@@ -38,7 +50,7 @@ pub(super) struct Session {
     pub(super) warned: bool,
     pub(super) opened_at: Instant,
     pub(super) events_sent: u64,
-    pub(super) span: Span,
+    pub(super) connection_id: Uuid,
     /// Held for as long as the session counts.
     _permit: Permit,
 }
@@ -76,7 +88,7 @@ impl Session {
             warned: false,
             opened_at: now,
             events_sent: 0,
-            span: opening.span,
+            connection_id: opening.connection_id,
             _permit: opening.permit,
         }
     }

@@ -18,7 +18,7 @@ use super::notice::{self, Confirmation, End, Gap, GapReason};
 use super::outbox::{Limits, Push};
 use super::registry::{Registry, SessionKey};
 use super::schedule::{Due, Schedule};
-use super::session::{Action, Opening, Phase, Session, Timing};
+use super::session::{Action, Opening, Phase, Session, Timing, connection_span};
 use super::settings::StreamConfig;
 use super::stream::Resume;
 use crate::event::{Channel, ChatId, Event, EventId, Frame, MembershipChange, Timestamp, UserId};
@@ -239,7 +239,6 @@ impl Shard {
     pub(super) fn activate(
         &mut self,
         key: SessionKey,
-        connection_id: &str,
         chats: Vec<ChatId>,
         resume: Resume,
         now: Instant,
@@ -263,19 +262,15 @@ impl Shard {
         for chat in &chats {
             self.registry.join(key, &Channel::chat(chat));
         }
-        self.confirm(key, connection_id, &chats, resume, now);
+        self.confirm(key, &chats, resume, now);
         chats
     }
 
-    fn confirm(
-        &mut self,
-        key: SessionKey,
-        connection_id: &str,
-        chats: &[ChatId],
-        resume: Resume,
-        now: Instant,
-    ) {
+    fn confirm(&mut self, key: SessionKey, chats: &[ChatId], resume: Resume, now: Instant) {
         let Some(user) = self.registry.user_of(key).cloned() else {
+            return;
+        };
+        let Some(connection_id) = self.registry.get_mut(key).map(|s| s.connection_id) else {
             return;
         };
         let missed = missed(resume, self.head);
@@ -283,7 +278,7 @@ impl Shard {
             &Confirmation {
                 user: &user,
                 chats,
-                connection_id,
+                connection_id: &connection_id.simple().to_string(),
                 recovered: resume != Resume::Fresh && missed.is_none(),
                 replayed: 0,
                 ping_interval_ms: self.settings.ping_interval.as_millis(),
@@ -340,17 +335,19 @@ impl Shard {
 
     /// Removes a session whose connection is over.
     pub(super) fn remove(&mut self, key: SessionKey, now: Instant) {
-        let Some(session) = self.registry.remove(key) else {
+        let user = self.registry.user_of(key).cloned();
+        let (Some(user), Some(session)) = (user, self.registry.remove(key)) else {
             return;
         };
         let end = match session.phase {
             Phase::Ending(end) => end,
-            Phase::Live | Phase::Pending(_) => End::ClientGone,
+            Phase::Live => End::ClientGone,
+            Phase::Pending(_) => End::NotOpened,
         };
         self.metrics.connections.dec();
         self.metrics.ended(end);
         let duration = now.saturating_duration_since(session.opened_at);
-        session.span.in_scope(|| {
+        connection_span(session.connection_id, &user).in_scope(|| {
             info!(
                 reason = end.as_str(),
                 duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),

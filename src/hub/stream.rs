@@ -59,17 +59,12 @@ impl PendingSession {
     /// `connection_confirmed`, and the chats that it listens on: those given, changed by what
     /// happened since it was registered.
     #[must_use]
-    pub fn activate(
-        self,
-        connection_id: &str,
-        chats: Vec<ChatId>,
-        resume: Resume,
-    ) -> (SessionStream, Vec<ChatId>) {
+    pub fn activate(self, chats: Vec<ChatId>, resume: Resume) -> (SessionStream, Vec<ChatId>) {
         let SessionGuard { hub, key } = &self.0;
         let chats = hub
             .0
             .borrow_mut()
-            .activate(*key, connection_id, chats, resume, Instant::now());
+            .activate(*key, chats, resume, Instant::now());
         (SessionStream(self.0), chats)
     }
 }
