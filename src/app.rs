@@ -25,10 +25,17 @@ use crate::hub::admission::{Admission, Quota};
 use crate::ingest::Ingest;
 use crate::membership::Membership;
 use crate::metrics::Metrics;
+use crate::refresh::Refresh;
 use crate::units::Period;
 
 /// How long the rest of the stop may take after the connections are gone.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The open files limit where it can't be found out.
+const USUAL_FILES: usize = 1_024;
+
+/// Files that connections leave to the database, NATS, and the rest of the process.
+const RESERVED_FILES: usize = 256;
 
 /// A server that listens and is ready to run.
 #[derive(Debug)]
@@ -85,7 +92,7 @@ impl Application {
     /// # Errors
     /// Says what could not be built.
     pub async fn build(mut config: Config) -> Result<Self, BuildError> {
-        raise_file_limit();
+        let files = raise_file_limit();
         let signer = development_signer(&mut config)?;
         let (verifier, jwks) = Verifier::new(&config.auth)?;
         let database = open_database(&config).await?;
@@ -97,11 +104,14 @@ impl Application {
         let (bus, feed) = open_bus(&config, &metrics, &mut tasks).await?;
         let hub = new_hub(&config, &metrics, &bus);
         let rules = config.events.rules(&config.nats.channel_prefix);
+        let (refresh, refresh_task) = Refresh::new(hub.clone(), membership.clone());
+        spawn(&mut tasks, "the refresh task", refresh_task.run());
         let (ingest, presence) = Ingest::new(
             feed,
             hub.clone(),
             rules.clone(),
             membership.clone(),
+            refresh,
             metrics.ingest.clone(),
         );
         spawn(&mut tasks, "the ingest", ingest.run());
@@ -116,12 +126,13 @@ impl Application {
             membership,
             bus,
             rules,
+            patterns: config.nats.patterns().map_err(ConnectError::from)?,
             hub: hub.clone(),
             metrics: metrics.http.clone(),
             exporter: Exporter::new(metrics.registry()),
             development: signer.map(|signer| Development::new(signer, own_database)),
         };
-        let (server, address) = listen(&config, parts)?;
+        let (server, address) = listen(&config, parts, files)?;
         let handle = server.handle();
         Ok(Self {
             address,
@@ -152,6 +163,7 @@ impl Application {
                 Some(Err(error)) => error.into(),
                 None => RunError::Ended("every task"),
             }),
+            () = self.hub.shard_ended() => Some(RunError::Ended("a shard of the hub")),
             ended = &mut self.server => Some(match ended {
                 Ok(Ok(())) => RunError::Ended("the HTTP server"),
                 Ok(Err(error)) => RunError::Server(error),
@@ -199,14 +211,20 @@ impl Application {
 }
 
 /// Each connection takes a file, and the usual soft limit of 1,024 is for programs that use
-/// `select`.
-fn raise_file_limit() {
+/// `select`. Gives the limit.
+fn raise_file_limit() -> usize {
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) => info!(files, "open files limit"),
-        Err(error) => warn!(
-            error = error.to_string(),
-            "the open files limit could not be raised"
-        ),
+        Ok(files) => {
+            info!(files, "open files limit");
+            usize::try_from(files).unwrap_or(usize::MAX)
+        }
+        Err(error) => {
+            warn!(
+                error = error.to_string(),
+                "the open files limit could not be raised"
+            );
+            USUAL_FILES
+        }
     }
 }
 
@@ -256,6 +274,7 @@ fn new_hub(config: &Config, metrics: &Metrics, bus: &Bus) -> Hub {
     });
     Hub::new(
         config.stream.clone(),
+        config.history.clone(),
         admission,
         metrics.hub.clone(),
         bus.origin(),
@@ -280,10 +299,11 @@ fn spawn(
     });
 }
 
-fn listen(config: &Config, parts: Parts) -> Result<(Server, SocketAddr), BuildError> {
+fn listen(config: &Config, parts: Parts, files: usize) -> Result<(Server, SocketAddr), BuildError> {
     let wanted = SocketAddr::new(config.host(), config.server.port);
     let origins = config.server.allowed_origins.clone();
     let write_timeout = config.stream.write_timeout;
+    let workers = workers(config);
     let drain_timeout = config.server.drain_timeout.0.as_secs().max(1);
     let server = HttpServer::new(move || {
         // Runs once on each thread that serves connections: here its share of the hub begins.
@@ -300,11 +320,11 @@ fn listen(config: &Config, parts: Parts) -> Result<(Server, SocketAddr), BuildEr
             find_dead_peers(stream, write_timeout);
         }
     })
-    .workers(workers(config))
+    .workers(workers)
     .backlog(config.server.backlog)
-    // The hub counts streams and answers when there are too many; the HTTP server would leave
-    // further clients waiting without a word.
-    .max_connections(usize::MAX >> 1)
+    // The hub counts streams and answers when there are too many. This is for the rest, such as
+    // idle connections: without files, accepting would fail for everybody.
+    .max_connections((files.saturating_sub(RESERVED_FILES) / workers).max(1))
     .tcp_nodelay(true)
     .h1_allow_half_closed(false)
     .shutdown_timeout(drain_timeout)

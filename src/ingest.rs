@@ -21,6 +21,7 @@ use crate::event::decode::{Decoded, Rejection, Rules, decode};
 use crate::event::{Audience, Channel, Event, Recipients, UserId};
 use crate::hub::{Gap, GapReason, Hub};
 use crate::membership::Membership;
+use crate::refresh::Refresh;
 use crate::units::{Period, Size};
 
 /// Presence events that wait for the database; more are dropped.
@@ -109,6 +110,7 @@ pub struct Ingest {
     metrics: Metrics,
     rejections: RejectionLog,
     presence: mpsc::Sender<Event>,
+    refresh: Refresh,
 }
 
 /// Looks up whom presence events are for.
@@ -128,6 +130,7 @@ impl Ingest {
         hub: Hub,
         rules: Rules,
         membership: Membership,
+        refresh: Refresh,
         metrics: Metrics,
     ) -> (Self, PresenceLane) {
         let (presence, waiting) = mpsc::channel(PRESENCE);
@@ -144,6 +147,7 @@ impl Ingest {
             metrics,
             rejections: RejectionLog::default(),
             presence,
+            refresh,
         };
         (ingest, lane)
     }
@@ -164,6 +168,8 @@ impl Ingest {
                         to: Some(to),
                     };
                     self.hub.gap(gap).await;
+                    // Joins and leaves may be among what was lost.
+                    self.refresh.request();
                 }
             }
         }

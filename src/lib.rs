@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | [`event`] | channels, audiences, decoding of payloads, encoding of frames; pure |
 //! | [`bus`] | carries payloads to this instance: NATS, or within the process |
-//! | [`ingest`] | one task from bus to hub |
+//! | [`ingest`], [`refresh`] | one task from bus to hub; memberships anew after a gap |
 //! | [`hub`] | which sessions listen on which channel; their outboxes; routing |
 //! | [`transport`] | a session as the body of a response |
 //! | [`auth`] | from a token to an identity |
@@ -25,6 +25,7 @@
 pub mod app;
 pub mod auth;
 pub mod bus;
+pub mod causes;
 pub mod config;
 pub mod database;
 pub mod event;
@@ -33,6 +34,7 @@ pub mod hub;
 pub mod ingest;
 pub mod membership;
 pub mod metrics;
+pub mod refresh;
 pub mod secret;
 pub mod telemetry;
 pub mod transport;

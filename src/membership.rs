@@ -7,16 +7,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::postgres::{PgArguments, PgRow, PgStatement};
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{
-    AssertSqlSafe, Column as _, Either, Executor as _, PgPool, Postgres, Row as _, SqlSafeStr as _,
-    SqlitePool, Statement as _, TypeInfo as _, ValueRef as _,
+    AssertSqlSafe, Column as _, Either, Executor as _, PgConnection, PgPool, Postgres, Row as _,
+    SqlSafeStr as _, SqlitePool, Statement as _, TypeInfo as _, ValueRef as _,
 };
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::database::{Database, DatabaseError, Pool};
@@ -25,6 +25,13 @@ use crate::event::{ChatId, Id, UserId};
 /// Look-ups that wait for a connection of the pool; more are refused at once. More would not be
 /// answered in time anyway.
 const WAITING: usize = 16_384;
+
+/// The most chats of one user. With more the query is likely to be wrong, and a stream without
+/// some of its chats would be worse than none.
+const MAX_CHATS: usize = 20_000;
+
+/// How long before a look-up's deadline its connection is given up.
+const CLOSING: Duration = Duration::from_millis(20);
 
 /// Looks memberships up. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -109,7 +116,7 @@ async fn perform(database: &Database, query: &Arc<str>, lookup: Lookup) {
     if answer.is_closed() {
         return;
     }
-    let result = tokio::time::timeout_at(deadline, chats_of(database, query, &user)).await;
+    let result = timeout_at(deadline, chats_of(database, query, &user, deadline)).await;
     let result = result.unwrap_or_else(|_| Err(DatabaseError::Timeout(database.timeout())));
     // A client that has gone needs no answer.
     let _ = answer.send(result);
@@ -119,6 +126,7 @@ async fn chats_of(
     database: &Database,
     query: &Arc<str>,
     user: &UserId,
+    deadline: Instant,
 ) -> Result<Vec<ChatId>, DatabaseError> {
     // After a restart of the database each pooled connection may be dead, and each attempt finds
     // out about one.
@@ -126,7 +134,7 @@ async fn chats_of(
     let mut attempt = 1;
     loop {
         let result = match database.pool() {
-            Pool::Postgres(pool) => postgres(pool, query, user).await,
+            Pool::Postgres(pool) => postgres(pool, query, user, deadline, database.timeout()).await,
             Pool::Sqlite(pool) => sqlite(pool, query, user).await,
         };
         match result {
@@ -156,8 +164,30 @@ async fn postgres(
     pool: &PgPool,
     query: &Arc<str>,
     user: &UserId,
+    deadline: Instant,
+    limit: Duration,
 ) -> Result<Vec<ChatId>, DatabaseError> {
     let mut connection = pool.acquire().await?;
+    // A little before the caller gives up, so that this sees it first: a connection that does not
+    // answer must not go back into the pool, which would wait for it to.
+    let before = deadline.checked_sub(CLOSING).unwrap_or(deadline);
+    let answer = timeout_at(before, ask_postgres(&mut connection, query, user)).await;
+    let answer = answer.unwrap_or(Err(DatabaseError::Timeout(limit)));
+    match &answer {
+        Err(DatabaseError::Timeout(_)) => connection.close_on_drop(),
+        Err(DatabaseError::Failed(error)) if is_broken_connection(error) => {
+            connection.close_on_drop();
+        }
+        _ => {}
+    }
+    answer
+}
+
+async fn ask_postgres(
+    connection: &mut PgConnection,
+    query: &Arc<str>,
+    user: &UserId,
+) -> Result<Vec<ChatId>, DatabaseError> {
     // Prepared once for each connection and then found in its cache. The server says which type
     // it compares the parameter with, so that an id is sent as what the column is.
     let sql = AssertSqlSafe(Arc::clone(query)).into_sql_str();
@@ -165,9 +195,18 @@ async fn postgres(
     let Some(query) = bind(&statement, user.id())? else {
         return Ok(Vec::new());
     };
-    let rows = query.fetch_all(&mut *connection).await?;
+    let rows = query.fetch(connection).take(MAX_CHATS + 1);
+    let rows: Vec<PgRow> = rows.try_collect().await?;
+    bounded(rows.len())?;
     let chats = rows.iter().filter_map(|row| postgres_id(row).transpose());
     chats.map(|id| id.map(ChatId::from)).collect()
+}
+
+fn bounded(chats: usize) -> Result<(), DatabaseError> {
+    if chats > MAX_CHATS {
+        return Err(DatabaseError::TooManyChats(MAX_CHATS));
+    }
+    Ok(())
 }
 
 /// The query with the user id as the type that the server expects; `None` where no value of that
@@ -233,7 +272,9 @@ async fn sqlite(
         Id::Number(number) => query.bind(*number),
         Id::Text(text) => query.bind(text.to_string()),
     };
-    let rows = query.fetch_all(pool).await?;
+    let rows = query.fetch(pool).take(MAX_CHATS + 1);
+    let rows: Vec<SqliteRow> = rows.try_collect().await?;
+    bounded(rows.len())?;
     let chats = rows.iter().filter_map(|row| sqlite_id(row).transpose());
     chats.map(|id| id.map(ChatId::from)).collect()
 }

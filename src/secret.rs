@@ -66,6 +66,12 @@ impl fmt::Display for SecretUrl {
         if let Some(scheme) = scheme {
             write!(f, "{scheme}://")?;
         }
+        // Where the parts can't be told apart, none is shown.
+        if let Some((_, query)) = rest.split_once('?')
+            && query.contains('@')
+        {
+            return f.write_str(MASK);
+        }
         // A password may hold an unescaped `/`, so the user part ends at the last `@`.
         let (user, rest) = match rest.rsplit_once('@') {
             Some((user, rest)) => (Some(user), rest),
@@ -110,6 +116,8 @@ mod tests {
             ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
             ("nats://u:s3cret@h:4222", "nats://********@h:4222"),
             ("s3cret@h", "********@h"),
+            ("postgres://h/db?password=s3@cret", "postgres://********"),
+            ("nats://u:s3?cret@h", "nats://********"),
             (
                 "postgres://u:s3cr/et@h/db?sslmode=require&password=s3cret",
                 "postgres://********@h/db?********",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretUrl};
 use crate::units::{Period, one_or_more};
 
 /// The `auth` section.
@@ -53,7 +53,7 @@ pub struct KeyConfig {
     /// A file with a JSON Web Key Set.
     pub jwks_file: Option<PathBuf>,
     /// Where a JSON Web Key Set is fetched from.
-    pub jwks_url: Option<String>,
+    pub jwks_url: Option<SecretUrl>,
 }
 
 impl Default for AuthConfig {

@@ -69,12 +69,15 @@ impl Identity {
         })
     }
 
-    /// An identity that no token vouches for.
+    /// An identity that no token vouches for, on a server that only its own machine can reach.
     #[must_use]
     pub fn unverified(user: UserId) -> Self {
         Self {
             user,
-            grant: Grant::default(),
+            grant: Grant {
+                publish: vec!["*".to_owned()],
+                ..Grant::default()
+            },
             expires_at: None,
         }
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jsonwebtoken::jwk::JwkSet;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
@@ -12,7 +13,8 @@ use tracing::{info, warn};
 
 use super::Fetched;
 use super::config::AuthConfig;
-use super::keys::{self, KeyError, VerificationKey};
+use super::keys::{self, VerificationKey};
+use crate::secret::SecretUrl;
 
 /// Tokens with unknown keys can't have the sets fetched more often than this. Together with
 /// [`FETCH_TIMEOUT`] it is how long such a token can be kept waiting.
@@ -46,7 +48,7 @@ pub struct JwksTask {
 
 #[derive(Debug)]
 struct Source {
-    url: String,
+    url: SecretUrl,
     keys: Option<Vec<VerificationKey>>,
 }
 
@@ -58,13 +60,13 @@ enum FetchError {
     TooLarge,
     #[error("the answer is not a JSON Web Key Set")]
     Json(#[from] serde_json::Error),
-    #[error(transparent)]
-    Key(#[from] KeyError),
+    #[error("the answer has no signing key of type Ed25519, EC P-256 or RSA")]
+    NoKey,
 }
 
 pub(super) fn new(
     config: &AuthConfig,
-    urls: Vec<String>,
+    urls: Vec<SecretUrl>,
     fetched: Arc<RwLock<Fetched>>,
 ) -> (Refresher, JwksTask) {
     let (sender, requests) = mpsc::channel(WAITING);
@@ -136,8 +138,14 @@ impl JwksTask {
 
     async fn fetch_all(&mut self, client: &reqwest::Client) {
         let mut missing = None;
-        for source in &mut self.sources {
-            match fetch(client, &self.config, &source.url).await {
+        let config = &self.config;
+        let fetches = self
+            .sources
+            .iter()
+            .map(|source| fetch(client, config, &source.url));
+        let answers = join_all(fetches).await;
+        for (source, answer) in self.sources.iter_mut().zip(answers) {
+            match answer {
                 Ok(keys) => {
                     if source.keys.is_none() {
                         info!(keys = keys.len(), "key set fetched");
@@ -165,9 +173,9 @@ impl JwksTask {
 async fn fetch(
     client: &reqwest::Client,
     config: &AuthConfig,
-    url: &str,
+    url: &SecretUrl,
 ) -> Result<Vec<VerificationKey>, FetchError> {
-    let mut response = client.get(url).send().await?.error_for_status()?;
+    let mut response = client.get(url.expose()).send().await?.error_for_status()?;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > MAX_BYTES {
@@ -176,7 +184,11 @@ async fn fetch(
         body.extend_from_slice(&chunk);
     }
     let set: JwkSet = serde_json::from_slice(&body)?;
-    Ok(keys::from_set(config, &set)?)
+    let keys = keys::from_set(config, &set);
+    if keys.is_empty() {
+        return Err(FetchError::NoKey);
+    }
+    Ok(keys)
 }
 
 /// An error with its causes, in one line and without the URL, which may hold a secret.

@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use jsonwebtoken::errors::Error as JwtError;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use tracing::warn;
 
 use super::config::{AuthConfig, KeyConfig};
+use crate::secret::SecretUrl;
 
 /// A shared secret shorter than this is warned about, since it can be guessed offline from one
 /// token: 256 bits is what HS256 is worth.
@@ -34,7 +34,7 @@ impl std::fmt::Debug for VerificationKey {
 pub(super) struct Loaded {
     pub(super) keys: Vec<VerificationKey>,
     /// Key sets to be fetched.
-    pub(super) urls: Vec<String>,
+    pub(super) urls: Vec<SecretUrl>,
 }
 
 /// Why a key can't be used. Says which, never what is in it.
@@ -90,6 +90,12 @@ pub enum KeyError {
     /// Not a public key in PEM.
     #[error("auth.keys[{0}]: not a public key of type Ed25519, EC P-256 or RSA in PEM")]
     Pem(usize),
+    /// Not an address that a key set can be fetched from.
+    #[error("auth.keys[{0}].jwks_url is {1}; it must be https://… or http://…")]
+    Url(usize, SecretUrl),
+    /// A key set says itself what its keys are for and called.
+    #[error("auth.keys[{0}]: algorithm and kid are in the key set and can't be set beside it")]
+    SetHasItsOwn(usize),
     /// Not a key set.
     #[error("auth.keys[{index}]: not a JSON Web Key Set")]
     Jwks {
@@ -102,9 +108,6 @@ pub enum KeyError {
     /// A key set holds no usable key.
     #[error("auth.keys[{0}]: the key set has no signing key of type Ed25519, EC P-256 or RSA")]
     NoKey(usize),
-    /// A key in a key set is broken.
-    #[error("a key in the key set can't be used")]
-    Jwk(#[source] JwtError),
 }
 
 /// Loads all configured keys.
@@ -143,6 +146,10 @@ fn load_one(
         });
         Ok(())
     };
+    let is_set = key.jwks_file.is_some() || key.jwks_url.is_some();
+    if is_set && (key.algorithm.is_some() || key.kid.is_some()) {
+        return Err(KeyError::SetHasItsOwn(index));
+    }
     match Source::of(key).ok_or(KeyError::Source(index))? {
         Source::Secret(secret) => add(shared(index, secret)?),
         Source::SecretFile(file) => add(shared(index, read(index, file)?.trim())?),
@@ -159,7 +166,7 @@ fn load_one(
             let text = read(index, file)?;
             let set =
                 serde_json::from_str(&text).map_err(|source| KeyError::Jwks { index, source })?;
-            let keys = from_set(config, &set)?;
+            let keys = from_set(config, &set);
             if keys.is_empty() {
                 return Err(KeyError::NoKey(index));
             }
@@ -167,7 +174,11 @@ fn load_one(
             Ok(())
         }
         Source::JwksUrl(url) => {
-            loaded.urls.push(url.to_owned());
+            let scheme = url.expose().split_once("://").map(|(scheme, _)| scheme);
+            if !matches!(scheme, Some("http" | "https")) {
+                return Err(KeyError::Url(index, url.clone()));
+            }
+            loaded.urls.push(url.clone());
             Ok(())
         }
     }
@@ -181,7 +192,7 @@ enum Source<'a> {
     Pem(&'a str),
     PemFile(&'a Path),
     JwksFile(&'a Path),
-    JwksUrl(&'a str),
+    JwksUrl(&'a SecretUrl),
 }
 
 impl<'a> Source<'a> {
@@ -193,7 +204,7 @@ impl<'a> Source<'a> {
             key.pem.as_deref().map(Self::Pem),
             key.pem_file.as_deref().map(Self::PemFile),
             key.jwks_file.as_deref().map(Self::JwksFile),
-            key.jwks_url.as_deref().map(Self::JwksUrl),
+            key.jwks_url.as_ref().map(Self::JwksUrl),
         ]
         .into_iter()
         .flatten();
@@ -260,23 +271,28 @@ fn public(index: usize, pem: &str) -> Result<(Algorithm, DecodingKey), KeyError>
 
 /// The signing keys of a set. Keys of types that are not supported are passed over, as a set may
 /// serve others too; shared secrets have no place in a published set.
-pub(super) fn from_set(
-    config: &AuthConfig,
-    set: &JwkSet,
-) -> Result<Vec<VerificationKey>, KeyError> {
+pub(super) fn from_set(config: &AuthConfig, set: &JwkSet) -> Vec<VerificationKey> {
     let mut keys = Vec::new();
     for jwk in &set.keys {
         let Some(algorithm) = algorithm_of(jwk) else {
             continue;
         };
-        keys.push(VerificationKey {
-            kid: jwk.common.key_id.clone(),
-            algorithm,
-            key: DecodingKey::from_jwk(jwk).map_err(KeyError::Jwk)?,
-            validation: validation(config, algorithm),
-        });
+        match DecodingKey::from_jwk(jwk) {
+            Ok(key) => keys.push(VerificationKey {
+                kid: jwk.common.key_id.clone(),
+                algorithm,
+                key,
+                validation: validation(config, algorithm),
+            }),
+            // One broken key is no reason to do without the others.
+            Err(error) => warn!(
+                kid = jwk.common.key_id,
+                error = error.to_string(),
+                "a key of a key set can't be used"
+            ),
+        }
     }
-    Ok(keys)
+    keys
 }
 
 fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {

@@ -10,6 +10,7 @@ mod jwks;
 mod keys;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -26,6 +27,9 @@ pub use keys::KeyError;
 use identity::ClaimError;
 use jwks::Refresher;
 use keys::VerificationKey;
+
+/// How long a token may wait for keys: every request is answered within five seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Verifies tokens. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -191,7 +195,8 @@ impl Verifier {
         if first.is_ok() || !self.wants_other_keys(token) {
             return first;
         }
-        refresher.refresh().await;
+        // What the fetch brings after that serves the next request.
+        let _ = tokio::time::timeout(PATIENCE, refresher.refresh()).await;
         match (self.verify_now(token), self.problem()) {
             (Err(_), Some(why)) if self.wants_other_keys(token) => {
                 Err(TokenError::KeysUnavailable(why))

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, mpsc};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::log::LocalLog;
 use super::{Arrival, Feed, Message, PublishError, Status};
@@ -36,18 +38,16 @@ impl EmbeddedBus {
         (bus, feed)
     }
 
-    pub(super) async fn publish(
-        &self,
-        subject: &str,
-        payload: Bytes,
-    ) -> Result<EventId, PublishError> {
-        let mut end = self.end.lock().await;
+    pub(super) fn publish(&self, subject: &str, payload: Bytes) -> Result<EventId, PublishError> {
+        let mut end = self.end.lock();
         let End { log, feed } = &mut *end;
-        // Reserving before numbering leaves no hole when the feed has ended.
-        let place = feed
-            .reserve()
-            .await
-            .map_err(|_| PublishError::Unavailable("the server is stopping".to_owned()))?;
+        // Reserving before numbering leaves no hole when there is no place.
+        let place = feed.try_reserve().map_err(|error| {
+            PublishError::Unavailable(match error {
+                TrySendError::Full(()) => "it is full, try again".to_owned(),
+                TrySendError::Closed(()) => "the server is stopping".to_owned(),
+            })
+        })?;
         let id = log.append(&payload);
         place.send(Arrival::Message(Message {
             subject: Arc::from(subject),
@@ -95,7 +95,7 @@ mod tests {
     async fn publishing_without_a_reader_is_an_error() {
         let (bus, feed) = EmbeddedBus::new();
         drop(feed);
-        let error = bus.publish("a.b", Bytes::new()).await.unwrap_err();
+        let error = bus.publish("a.b", Bytes::new()).unwrap_err();
         assert!(matches!(error, PublishError::Unavailable(_)));
     }
 }

@@ -1,6 +1,8 @@
 //! Numbers what arrives where no JetStream does: positions of an epoch that belongs to this
 //! instance alone. A client that comes back to another instance learns that from the epoch.
 
+use rand::Rng as _;
+
 use crate::event::{Epoch, EventId, Timestamp};
 
 /// Hands out positions, one after the other.
@@ -35,14 +37,15 @@ impl LocalLog {
         let before = self.last;
         let Epoch(old) = before.epoch();
         let Epoch(new) = epoch(now);
-        // Two epochs within one second must differ all the same.
+        // Two epochs within one millisecond must differ all the same.
         self.last = EventId::origin(Epoch(new.max(old + 1)));
         (before, self.last)
     }
 }
 
+/// Instances that start together must not share an epoch, so the time alone will not do.
 fn epoch(now: Timestamp) -> Epoch {
-    Epoch(now.as_millis() / 1000)
+    Epoch(now.as_millis() * 1000 + rand::rng().random_range(0..1000))
 }
 
 #[cfg(test)]
@@ -58,7 +61,8 @@ mod tests {
         assert_eq!(second.position(), 2);
         let (before, after) = log.renew(now);
         assert_eq!(before, second);
-        assert_eq!(after.epoch(), Epoch(6));
+        assert_ne!(after.epoch(), before.epoch());
+        assert_eq!(log.last(), after);
         assert_eq!(log.append(b"c").position(), 1);
     }
 }

@@ -19,9 +19,9 @@ pub use nats::{NatsBus, NatsConfig};
 
 use crate::event::{EventId, Timestamp};
 
-/// Arrivals that wait for the ingest. When it is full the bus's own queue fills, which is bounded
-/// too and reports what it drops.
-const FEED: usize = 8_192;
+/// Arrivals that wait for the ingest; with the largest payloads, 256 MiB of them. When it is full the
+/// bus's own queue fills, which is bounded too and reports what it drops.
+const FEED: usize = 1_024;
 
 /// What arrives.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ impl Bus {
     ) -> Result<Option<EventId>, PublishError> {
         subject::check_publish(subject)?;
         match self {
-            Self::Embedded(bus) => bus.publish(subject, payload).await.map(Some),
+            Self::Embedded(bus) => bus.publish(subject, payload).map(Some),
             Self::Nats(bus) => bus.publish(subject, payload).await.map(|()| None),
         }
     }

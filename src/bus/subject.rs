@@ -87,6 +87,20 @@ impl Pattern {
         format!("{stem}>")
     }
 
+    /// Whether a message on `subject` is one that the pattern subscribes to.
+    #[must_use]
+    pub fn matches(&self, subject: &str) -> bool {
+        let mut pattern = self.0.split('.');
+        let mut tokens = subject.split('.');
+        loop {
+            match (pattern.next(), tokens.next()) {
+                (None, None) | (Some(">"), Some(_)) => return true,
+                (Some(expected), Some(token)) if expected == "*" || expected == token => {}
+                _ => return false,
+            }
+        }
+    }
+
     /// Whether some subject matches both patterns, so that it would arrive twice.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -138,6 +152,21 @@ mod tests {
         for (a, b, expected) in cases {
             assert_eq!(pattern(a).overlaps(&pattern(b)), expected, "{a} {b}");
             assert_eq!(pattern(b).overlaps(&pattern(a)), expected, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_matches_what_a_server_would_deliver() {
+        let cases = [
+            ("a.>", "a.b.c", true),
+            ("a.>", "a", false),
+            ("a.*", "a.b", true),
+            ("a.*", "a.b.c", false),
+            ("a.b", "a.b", true),
+            ("a.b", "$JS.API.a.b", false),
+        ];
+        for (text, subject, expected) in cases {
+            assert_eq!(pattern(text).matches(subject), expected, "{text} {subject}");
         }
     }
 

@@ -60,10 +60,13 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
         }
         (None, None) => bail!("--user or --token is needed"),
     };
+    let user = arguments
+        .user
+        .map_or(String::new(), |user| user.to_string());
     let server = arguments.url.unwrap_or_else(|| super::local_url(&config));
     let mut listener = Listener {
         client: Client::builder().build()?,
-        address: format!("{}/events", server.trim_end_matches('/')),
+        address: super::address(&config, &server, "/events", &user),
         token,
         last_event_id: arguments.last_event_id.unwrap_or_default(),
         retry: RETRY,

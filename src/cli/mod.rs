@@ -150,6 +150,16 @@ fn signer(config: &Config) -> Result<Signer, SignerError> {
     }
 }
 
+/// Where a request to a path goes; without authentication it says in whose name.
+fn address(config: &Config, server: &str, path: &str, user: &str) -> String {
+    let server = server.trim_end_matches('/');
+    if config.auth.enabled {
+        format!("{server}{path}")
+    } else {
+        format!("{server}{path}?user_id={user}")
+    }
+}
+
 /// What a token must say for a server with this configuration to take it.
 fn own_claims(config: &Config) -> Map<String, Value> {
     let mut claims = Map::new();

@@ -79,11 +79,8 @@ async fn through_server(
         None => own_token(config)?,
     };
     let server = arguments.server.unwrap_or_else(|| super::local_url(config));
-    let address = format!(
-        "{}/api/v1/bus/{}",
-        server.trim_end_matches('/'),
-        arguments.subject
-    );
+    let path = format!("/api/v1/bus/{}", arguments.subject);
+    let address = super::address(config, &server, &path, NOBODY);
     let response = reqwest::Client::builder()
         .timeout(TIMEOUT)
         .build()?

@@ -15,6 +15,7 @@ pub(super) async fn run(config: Config, file: Option<&Path>) -> anyhow::Result<E
     // Before anything else, so that a signal during the start is not the default one.
     let stop = StopSignals::new()?;
     let development = config.is_development();
+    let authenticated = config.auth.enabled;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         development,
@@ -29,7 +30,7 @@ pub(super) async fn run(config: Config, file: Option<&Path>) -> anyhow::Result<E
     let address = application.address();
     info!(address = address.to_string(), "listening");
     if development {
-        println!("{}", invitation(address, file));
+        println!("{}", invitation(address, authenticated, file));
     }
     application.run(stop.wait()).await?;
     Ok(ExitCode::SUCCESS)
@@ -58,7 +59,7 @@ impl StopSignals {
 
 /// Three lines to paste: open a stream, publish to it, and the page's address. The token is made
 /// when the line runs, so that none is printed.
-fn invitation(address: SocketAddr, file: Option<&Path>) -> String {
+fn invitation(address: SocketAddr, authenticated: bool, file: Option<&Path>) -> String {
     let program = program();
     // The commands find configuration and key from the folder that the server was started in.
     let here = std::env::current_dir().map_or(String::new(), |here| {
@@ -68,8 +69,13 @@ fn invitation(address: SocketAddr, file: Option<&Path>) -> String {
         format!(" --config {}", quoted(&file.display().to_string()))
     });
     let message = r#"{"MessageReceived":{"message":{"id":1,"chat_id":1,"sender_id":1,"content":"hello","files":[]},"chat_id":1}}"#;
+    let who = if authenticated {
+        format!("access_token=$({here}{program}{config} token --user 2)")
+    } else {
+        "user_id=2".to_owned()
+    };
     format!(
-        "curl -N \"http://{address}/events?access_token=$({here}{program}{config} token --user 2)\"\n\
+        "curl -N \"http://{address}/events?{who}\"\n\
          ({here}{program}{config} publish --server http://{address} fechatter.realtime.chat.1 '{message}')\n\
          http://{address}/"
     )

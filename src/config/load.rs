@@ -60,6 +60,11 @@ pub fn load(
     Err(ConfigError(problems))
 }
 
+/// Errors must not quote the file, which may hold secrets.
+fn yaml_options() -> serde_saphyr::Options {
+    serde_saphyr::options! { with_snippet: false }
+}
+
 struct Layers {
     template: Value,
     tree: Value,
@@ -100,7 +105,7 @@ impl Layers {
             }
             Err(error) => return Err(whole(format!("the file can't be read: {error}"))),
         };
-        let tree: Value = serde_saphyr::from_str(&text)
+        let tree: Value = serde_saphyr::from_str_with_options(&text, yaml_options())
             .map_err(|error| whole(format!("the file is not valid YAML: {error}")))?;
         let origin = file.display().to_string();
         let template = self.template.clone();
@@ -125,9 +130,10 @@ impl Layers {
                 (Some(section @ Value::Object(_)), Value::Object(members)) => {
                     self.members(&key, members, section, origin);
                 }
-                (Some(Value::Object(_)), value) => self.problems.push(Problem {
+                // The value may be a secret that was meant for a key of the section.
+                (Some(Value::Object(_)), _) => self.problems.push(Problem {
                     origin: Some(origin.to_owned()),
-                    ..Problem::at(key, "expected keys and values").with_value(value)
+                    ..Problem::at(key, "expected keys and values")
                 }),
                 (Some(template), value) => {
                     self.items(&key, &value, template, origin);
@@ -166,8 +172,15 @@ impl Layers {
     }
 
     fn environment(&mut self, environment: impl Iterator<Item = (String, String)>) {
-        let variables: BTreeMap<String, String> =
-            environment.filter(|(_, value)| !value.is_empty()).collect();
+        let mut variables: BTreeMap<String, String> = environment.collect();
+        if variables.get(SECRET_ENV).is_some_and(String::is_empty) {
+            // Taken for "not set" it would mean development mode.
+            self.problems.push(Problem {
+                origin: Some(format!("environment variable {SECRET_ENV}")),
+                ..Problem::at("auth.keys", "the secret is empty")
+            });
+        }
+        variables.retain(|_, value| !value.is_empty());
         for (name, key) in PLAIN_ENV {
             if let Some(value) = variables.get(name) {
                 self.text(key, value, format!("environment variable {name}"));
@@ -256,6 +269,15 @@ impl Layers {
         if let Some(place) = self.tree.pointer_mut(&pointer) {
             *place = value;
             self.origins.insert(key.to_owned(), origin);
+        } else {
+            // An item of a list: lists are set as a whole.
+            self.problems.push(Problem {
+                origin: Some(origin),
+                ..Problem::at(
+                    key,
+                    "can only be set in the file; JWT_SECRET adds a shared secret",
+                )
+            });
         }
     }
 
@@ -282,21 +304,26 @@ fn wrong_type(
     key: String,
     error: &serde_json::Error,
 ) -> Problem {
-    let section = key.split(['[', '.']).collect::<Vec<_>>();
     let origin = origins.iter().rev().find_map(|(set, origin)| {
         (key == *set || key.starts_with(&format!("{set}["))).then(|| origin.clone())
     });
-    // Anything near a key may be one.
-    let secret = ["secret", "pem", "url"]
+    let mut problem = expected(&error.to_string());
+    // In these sections anything can be a secret, at the right key or at a wrong one.
+    let secret = ["auth", "nats", "database"]
         .iter()
-        .any(|name| section.contains(name));
-    let value = lookup(tree, &key)
-        .filter(|_| !secret)
-        .map(ToString::to_string);
+        .any(|section| key.starts_with(section));
+    let mut value = None;
+    if secret {
+        if let Some(at) = problem.find("expected") {
+            problem = problem[at..].to_owned();
+        }
+    } else {
+        value = lookup(tree, &key).map(ToString::to_string);
+    }
     Problem {
         value,
         origin,
-        ..Problem::at(key, expected(&error.to_string()))
+        ..Problem::at(key, problem)
     }
 }
 

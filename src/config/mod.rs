@@ -17,7 +17,7 @@ use crate::auth::AuthConfig;
 use crate::bus::NatsConfig;
 use crate::database::DatabaseConfig;
 use crate::http::ServerConfig;
-use crate::hub::StreamConfig;
+use crate::hub::{HistoryConfig, StreamConfig};
 use crate::ingest::EventsConfig;
 use crate::telemetry::LoggingConfig;
 
@@ -33,6 +33,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// How streams behave.
     pub stream: StreamConfig,
+    /// What is kept for clients that come back.
+    pub history: HistoryConfig,
     /// Who may connect.
     pub auth: AuthConfig,
     /// Where events come from.
@@ -65,6 +67,7 @@ impl Default for Config {
             data_dir: PathBuf::from("data"),
             server: ServerConfig::default(),
             stream: StreamConfig::default(),
+            history: HistoryConfig::default(),
             auth: AuthConfig::default(),
             nats: NatsConfig::default(),
             database: DatabaseConfig::default(),

@@ -7,6 +7,7 @@ use super::{Config, Mode};
 use crate::auth;
 use crate::bus::nats;
 use crate::bus::subject::Pattern;
+use crate::causes::Causes;
 
 /// Everything that is wrong.
 pub(super) fn check(config: &Config) -> Vec<Problem> {
@@ -76,6 +77,13 @@ fn exposure(config: &Config, problems: &mut Vec<Problem>) {
             "production needs a key to verify tokens with: set JWT_SECRET or auth.keys",
         ));
     }
+    if config.mode == Mode::Auto && config.is_development() && config.database.url.is_some() {
+        problems.push(Problem::at(
+            "auth.keys",
+            "there is a database but no key to verify tokens with: set JWT_SECRET or auth.keys, or \
+             say mode: development if tokens for anyone are meant to be had for the asking",
+        ));
+    }
     if public && config.is_development() {
         let why = match config.mode {
             Mode::Auto => {
@@ -102,7 +110,7 @@ fn subjects(config: &Config, problems: &mut Vec<Problem>) {
         problems.push(Problem::at(key, "must name at least one subject"));
     }
     if let Err(error) = nats::connect::check(&config.nats) {
-        problems.push(Problem::at("nats.url", words(&error)));
+        problems.push(Problem::at("nats.url", Causes(&error).to_string()));
     }
     let patterns: Vec<Pattern> = match config.nats.patterns() {
         Ok(patterns) => patterns,
@@ -169,7 +177,7 @@ fn origins(config: &Config, problems: &mut Vec<Problem>) {
 
 fn keys(config: &Config, problems: &mut Vec<Problem>) {
     if let Err(error) = auth::check(&config.auth) {
-        problems.push(Problem::at("auth.keys", words(&error)));
+        problems.push(Problem::at("auth.keys", Causes(&error).to_string()));
     }
     if config.auth.user_id_claims.is_empty() {
         problems.push(Problem::at(
@@ -202,15 +210,4 @@ fn files(config: &Config, problems: &mut Vec<Problem>) {
             "cert_file and key_file go together, and only one is set",
         ));
     }
-}
-
-/// An error with its causes, in one line.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

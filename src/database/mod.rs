@@ -70,6 +70,9 @@ pub enum DatabaseError {
         "the membership query compares the user id with type {0}; cast it in the query, e.g. CAST($1 AS TEXT)"
     )]
     Parameter(String),
+    /// The query returns more rows than anyone has chats.
+    #[error("the membership query returns more than {0} chats for one user")]
+    TooManyChats(usize),
     /// The query's result has a type that is no chat id.
     #[error(
         "the membership query returns a column of type {0}; integers, text and UUIDs are understood"

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Which log a position belongs to: the time, in Unix seconds, at which it was created. Positions
+/// Which log a position belongs to. It grows with the time at which the log was created; positions
 /// of different epochs can't be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u64);

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::credentials::Authenticated;
 use super::error::{self, ApiError};
-use crate::bus::Bus;
+use crate::bus::subject::{Pattern, check_publish};
+use crate::bus::{Bus, PublishError};
 use crate::event::Timestamp;
 use crate::event::decode::{Rules, decode};
 
@@ -24,12 +25,20 @@ pub(super) async fn publish(
     subject: Path<String>,
     payload: Result<Bytes, actix_web::Error>,
     bus: Data<Bus>,
-    rules: Data<Rules>,
+    (rules, patterns): (Data<Rules>, Data<Vec<Pattern>>),
 ) -> Result<HttpResponse, ApiError> {
     if !identity.grant.may_publish_everything() {
         return Err(ApiError::Forbidden(
             "publishing on any subject needs the claim notify.publish with \"*\", or notify.admin",
         ));
+    }
+    check_publish(&subject).map_err(PublishError::from)?;
+    if !patterns.iter().any(|pattern| pattern.matches(&subject)) {
+        let known: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
+        return Err(ApiError::Invalid {
+            field: "subject",
+            problem: format!("this server listens on {} only", known.join(" and ")),
+        });
     }
     let payload = payload.map_err(|error| error::body(&error))?;
     // Here somebody is waiting for an answer, who can be told what subscribers could only count.

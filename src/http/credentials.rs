@@ -4,11 +4,13 @@ use std::future::Future;
 use std::pin::Pin;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::AUTHORIZATION;
+use actix_web::http::Method;
+use actix_web::http::header::{AUTHORIZATION, HOST};
 use actix_web::web::{Data, Query};
 use actix_web::{FromRequest, HttpRequest};
 use serde::Deserialize;
 
+use super::development::is_loopback;
 use super::error::ApiError;
 use super::metrics::Metrics;
 use crate::auth::{Identity, TokenError, Verifier};
@@ -52,6 +54,16 @@ async fn authenticate(request: &HttpRequest) -> Result<Identity, ApiError> {
         })?
         .into_inner();
     if !verifier.is_enabled() {
+        let host = request
+            .headers()
+            .get(HOST)
+            .and_then(|host| host.to_str().ok());
+        // A page whose name was made to resolve to this machine is not one of its user.
+        if !host.is_some_and(is_loopback) {
+            return Err(ApiError::Forbidden(
+                "without authentication this server answers on localhost and 127.0.0.1 only",
+            ));
+        }
         return unverified(parameters.user_id);
     }
     let verified = match token(request, parameters.access_token) {
@@ -79,8 +91,15 @@ fn token(request: &HttpRequest, parameter: Option<String>) -> Option<String> {
         });
     header
         .or(parameter)
-        .or_else(|| request.cookie(COOKIE).map(|c| c.value().to_owned()))
+        .or_else(|| cookie(request))
         .filter(|token| !token.is_empty())
+}
+
+/// Only where nothing is changed: browsers send cookies along with requests that other sites make.
+fn cookie(request: &HttpRequest) -> Option<String> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let cookie = reads.then(|| request.cookie(COOKIE))?;
+    cookie.map(|cookie| cookie.value().to_owned())
 }
 
 fn unverified(user: Option<String>) -> Result<Identity, ApiError> {

@@ -21,6 +21,15 @@ use crate::event::UserId;
 /// How long a development token lasts.
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What proxies add to the requests that they pass on.
+const PROXY_HEADERS: [&str; 5] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-real-ip",
+];
+
 /// Makes tokens for development. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Development {
@@ -102,18 +111,22 @@ fn allowed<'a>(
         Some(value.to_str().unwrap_or("?"))
     };
     let host = header(HOST).unwrap_or_default();
+    // Behind a proxy, everybody seems to be on this machine.
+    let proxied = PROXY_HEADERS
+        .iter()
+        .any(|name| request.headers().contains_key(*name));
     let own_page = header(ORIGIN).is_none_or(|origin| origin == format!("http://{host}"));
-    if is_loopback(host) && own_page {
+    if is_loopback(host) && own_page && !proxied {
         Ok(development)
     } else {
         Err(ApiError::Forbidden(
-            "development endpoints answer pages of this server only, on localhost or 127.0.0.1",
+            "development endpoints answer pages of this server only, on localhost or 127.0.0.1, without a proxy",
         ))
     }
 }
 
 /// Whether a `Host` header names this machine by a name that can't be made to point elsewhere.
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,

@@ -1,8 +1,6 @@
 //! The one error type of the HTTP interface, and the only place that chooses status codes.
 //! Errors are `application/problem+json` (RFC 9457).
 
-use std::fmt;
-
 use actix_web::error::{JsonPayloadError, PayloadError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -13,6 +11,7 @@ use uuid::Uuid;
 
 use crate::auth::TokenError;
 use crate::bus::PublishError;
+use crate::causes::Causes;
 use crate::database::DatabaseError;
 use crate::event::decode::Rejection;
 use crate::hub::admission::Refusal;
@@ -162,21 +161,6 @@ impl ApiError {
                 "request refused"
             );
         }
-    }
-}
-
-/// An error and what it was caused by, in one line.
-struct Causes<'a>(&'a (dyn std::error::Error + 'static));
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self.0, f)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }
 

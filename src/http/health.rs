@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::HttpResponse;
+use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::Data;
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -127,7 +128,9 @@ impl Health {
         let mut response = if problems.is_empty() {
             HttpResponse::Ok()
         } else {
-            HttpResponse::ServiceUnavailable()
+            let mut response = HttpResponse::ServiceUnavailable();
+            response.insert_header((RETRY_AFTER, FRESH.as_secs()));
+            response
         };
         response.json(Report {
             status: if problems.is_empty() { good } else { bad },

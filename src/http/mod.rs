@@ -28,6 +28,7 @@ pub use metrics::{Exporter, Metrics};
 
 use crate::auth::Verifier;
 use crate::bus::Bus;
+use crate::bus::subject::Pattern;
 use crate::event::decode::Rules;
 use crate::hub::{Hub, LocalHub};
 use crate::membership::Membership;
@@ -46,6 +47,8 @@ pub struct Parts {
     pub bus: Bus,
     /// Says what is an event.
     pub rules: Rules,
+    /// The subjects that can be published on.
+    pub patterns: Vec<Pattern>,
     /// Admits connections.
     pub hub: Hub,
     /// Counts what the HTTP layer does.
@@ -64,14 +67,17 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.verifier))
         .app_data(Data::new(parts.membership))
         .app_data(Data::new(parts.bus))
+        .app_data(web::PayloadConfig::new(
+            MAX_BODY.max(parts.rules.max_payload),
+        ))
         .app_data(Data::new(parts.rules))
+        .app_data(Data::new(parts.patterns))
         .app_data(Data::new(parts.hub))
         .app_data(Data::new(parts.metrics))
         .app_data(Data::new(parts.exporter))
         .app_data(Data::new(parts.health))
         .app_data(Data::new(parts.development))
         .app_data(Data::new(local))
-        .app_data(web::PayloadConfig::new(MAX_BODY))
         .app_data(web::QueryConfig::default().error_handler(error::query))
         .app_data(
             web::JsonConfig::default()

@@ -14,6 +14,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const INDEX: &str = include_str!("../../web/index.html");
 
 /// Name, media type and content.
+/// The media type of scripts.
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Name, media type and content.

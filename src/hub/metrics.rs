@@ -6,7 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::notice::End;
+use super::notice::{End, GapReason};
+use super::replay::Replay;
 
 /// Counters shared by all shards.
 #[derive(Debug, Clone, Default)]
@@ -17,12 +18,22 @@ pub struct Metrics {
     bytes: Counter,
     pub(super) connections: Gauge,
     ended: Family<Reason, Counter>,
+    resumed: Family<Outcome, Counter>,
+    replayed: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// How coming back can end: with everything, or without what a gap names.
+const OUTCOMES: [&str; 4] = ["recovered", "gap_expired", "gap_epoch", "gap_overflow"];
 
 impl Metrics {
     /// Registers the counters under their public names.
@@ -53,6 +64,19 @@ impl Metrics {
             "Streams ended, by reason",
             self.ended.clone(),
         );
+        registry.register(
+            "resumes",
+            "Streams that continued an earlier one, by outcome",
+            self.resumed.clone(),
+        );
+        registry.register(
+            "events_replayed",
+            "Events replayed from memory, once per session",
+            self.replayed.clone(),
+        );
+        for outcome in OUTCOMES {
+            self.resumed.get_or_create_owned(&Outcome { outcome });
+        }
         for end in End::ALL {
             // Present from the start, so that a rate over the first one is right.
             self.ended_by(end);
@@ -69,6 +93,20 @@ impl Metrics {
     pub(super) fn written(&self, events: u64, bytes: u64) {
         self.delivered.inc_by(events);
         self.bytes.inc_by(bytes);
+    }
+
+    pub(super) fn resumed(&self, replay: &Replay) {
+        if !replay.resumed {
+            return;
+        }
+        let outcome = match replay.gap.map(|gap| gap.reason) {
+            None => "recovered",
+            Some(GapReason::Expired) => "gap_expired",
+            Some(GapReason::Epoch) => "gap_epoch",
+            Some(GapReason::Overflow) => "gap_overflow",
+        };
+        self.resumed.get_or_create_owned(&Outcome { outcome }).inc();
+        self.replayed.inc_by(replay.frames.len() as u64);
     }
 
     pub(super) fn ended(&self, end: End) {

@@ -6,10 +6,12 @@
 //! thread: it registers sessions. The hub knows events and nothing of HTTP, buses or databases.
 
 pub mod admission;
+mod history;
 mod metrics;
 mod notice;
 mod outbox;
 pub mod registry;
+mod replay;
 mod schedule;
 mod session;
 mod settings;
@@ -17,32 +19,37 @@ mod shard;
 mod stream;
 
 use std::cell::RefCell;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Level, debug, enabled};
 
+pub use history::HistoryConfig;
 pub use metrics::Metrics;
 pub use notice::{End, Gap, GapReason};
 pub use session::{Opening, connection_span};
 pub use settings::StreamConfig;
 pub use stream::{LocalHub, PendingSession, Resume, SessionStream};
 
-use crate::event::{Event, EventId};
+use crate::event::{ChatId, Event, EventId, UserId};
 use admission::Admission;
+use history::History;
 use shard::Shard;
 
 /// Commands that wait for one shard. A full inbox makes the ingest wait, never the publisher: the
 /// bus has its own bounded queue before it.
-const INBOX: usize = 4_096;
+const INBOX: usize = 1_024;
 
-/// Commands that a shard handles before it lets its connections write. Half of the default
-/// outbox, so that a burst does not end sessions that read as fast as they are served.
+/// The most commands that a shard handles before it lets its connections write. Half an outbox, in
+/// events or bytes, is a bound, too: a burst must not end sessions that read as fast as they are
+/// served.
 const TURN: usize = 128;
 
 /// How often a shard looks at its clock.
@@ -57,7 +64,11 @@ struct Inner {
     settings: Arc<StreamConfig>,
     admission: Admission,
     metrics: Metrics,
+    /// Written here, before an event is sent to the shards, and read by them.
+    history: Arc<RwLock<History>>,
     shards: Mutex<Shards>,
+    /// Cancelled when a shard ends.
+    shard_ended: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -73,6 +84,9 @@ enum Command {
     Deliver(Arc<Event>, Option<Arc<Tally>>),
     Gap(Gap),
     Drain(Duration),
+    /// Asks for the users of all live sessions, whose chats are then looked up again.
+    BeginRefresh(mpsc::Sender<Vec<UserId>>),
+    FinishRefresh(Arc<(UserId, Vec<ChatId>)>),
 }
 
 /// Counts an event's recipients over all shards, and logs the sum when the last one is done.
@@ -87,6 +101,15 @@ struct Tally {
 pub struct ShardTask {
     inbox: mpsc::Receiver<Command>,
     hub: LocalHub,
+    turn: Turn,
+    _ended: DropGuard,
+}
+
+/// How much a shard does before it lets its connections write.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    commands: usize,
+    bytes: usize,
 }
 
 impl Hub {
@@ -94,6 +117,7 @@ impl Hub {
     #[must_use]
     pub fn new(
         settings: StreamConfig,
+        history: HistoryConfig,
         admission: Admission,
         metrics: Metrics,
         origin: EventId,
@@ -102,10 +126,12 @@ impl Hub {
             settings: Arc::new(settings),
             admission,
             metrics,
+            history: Arc::new(RwLock::new(History::new(history, origin))),
             shards: Mutex::new(Shards {
                 inboxes: Vec::new(),
                 head: origin,
             }),
+            shard_ended: CancellationToken::new(),
         }))
     }
 
@@ -119,12 +145,18 @@ impl Hub {
         let shard = Shard::new(
             Arc::clone(&self.0.settings),
             self.0.metrics.clone(),
+            Arc::clone(&self.0.history),
             shards.head,
         );
         let hub = LocalHub(Rc::new(RefCell::new(shard)));
         let task = ShardTask {
             inbox,
             hub: hub.clone(),
+            turn: Turn {
+                commands: TURN.min(self.0.settings.outbox_events / 2).max(1),
+                bytes: self.0.settings.outbox_bytes.bytes() / 2,
+            },
+            _ended: self.0.shard_ended.clone().drop_guard(),
         };
         (hub, task)
     }
@@ -140,11 +172,16 @@ impl Hub {
             })
         });
         let head = event.id;
+        self.0.history.write().push(&event);
         self.send(&Command::Deliver(event, tally), head).await;
     }
 
-    /// Tells every session that events were lost on the way here.
+    /// Tells every session that events were lost on the way here. Nothing before can be replayed
+    /// from then on.
     pub async fn gap(&self, gap: Gap) {
+        if let Some(to) = gap.to {
+            self.0.history.write().restart(to);
+        }
         self.send(&Command::Gap(gap), gap.to).await;
     }
 
@@ -157,6 +194,29 @@ impl Hub {
         // At least a second, so that even a few clients don't come in the same instant.
         let spread = Duration::from_secs_f64(seconds.max(1.0));
         self.send(&Command::Drain(spread), None).await;
+    }
+
+    /// Begins to look up again which chats the live sessions are in, and gives their users. Joins
+    /// and leaves from now on are added to what [`Hub::finish_refresh`] brings.
+    pub async fn begin_refresh(&self) -> HashSet<UserId> {
+        let (sender, mut answers) = mpsc::channel(1);
+        self.send(&Command::BeginRefresh(sender), None).await;
+        let mut users = HashSet::new();
+        while let Some(some) = answers.recv().await {
+            users.extend(some);
+        }
+        users
+    }
+
+    /// Has the sessions of `user` listen on `chats`.
+    pub async fn finish_refresh(&self, user: UserId, chats: Vec<ChatId>) {
+        let command = Command::FinishRefresh(Arc::new((user, chats)));
+        self.send(&command, None).await;
+    }
+
+    /// Comes back when a shard has ended, which none does while its thread serves connections.
+    pub async fn shard_ended(&self) {
+        self.0.shard_ended.cancelled().await;
     }
 
     /// Whether shards are there to take sessions.
@@ -195,36 +255,52 @@ impl ShardTask {
     pub async fn run(mut self) {
         let mut clock = tokio::time::interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut turn = Vec::with_capacity(TURN);
+        let mut received = Vec::with_capacity(TURN);
+        let mut commands = VecDeque::with_capacity(TURN);
         loop {
             tokio::select! {
-                received = self.inbox.recv_many(&mut turn, TURN) => {
-                    if received == 0 {
+                count = self.inbox.recv_many(&mut received, self.turn.commands) => {
+                    if count == 0 {
                         return;
                     }
-                    self.handle(&mut turn);
-                    // The connections that were woken are queued before this task: they write
-                    // before the next turn fills their outboxes further.
-                    tokio::task::yield_now().await;
+                    commands.extend(received.drain(..));
                 }
                 _ = clock.tick() => self.tick(),
+            }
+            while !commands.is_empty() {
+                self.take_turn(&mut commands).await;
+                // The connections that were woken are queued before this task: they write before
+                // the next turn fills their outboxes further.
+                tokio::task::yield_now().await;
             }
         }
     }
 
-    fn handle(&self, turn: &mut Vec<Command>) {
+    async fn take_turn(&self, commands: &mut VecDeque<Command>) {
         let now = Instant::now();
-        let mut shard = self.hub.0.borrow_mut();
-        for command in turn.drain(..) {
+        let mut bytes = 0;
+        while bytes < self.turn.bytes
+            && let Some(command) = commands.pop_front()
+        {
             match command {
                 Command::Deliver(event, tally) => {
-                    let recipients = shard.deliver(&event, now);
+                    bytes += event.frame.len();
+                    let recipients = self.hub.0.borrow_mut().deliver(&event, now);
                     if let Some(tally) = tally {
                         tally.recipients.fetch_add(recipients, Ordering::Relaxed);
                     }
                 }
-                Command::Gap(gap) => shard.gap(&gap, now),
-                Command::Drain(spread) => shard.drain(spread, now),
+                Command::Gap(gap) => self.hub.0.borrow_mut().gap(&gap, now),
+                Command::Drain(spread) => self.hub.0.borrow_mut().drain(spread, now),
+                Command::BeginRefresh(users) => {
+                    let own = self.hub.0.borrow_mut().begin_refresh();
+                    // Whoever asked has gone: then nobody finishes it either.
+                    let _ = users.send(own).await;
+                }
+                Command::FinishRefresh(chats) => {
+                    let (user, chats) = &*chats;
+                    self.hub.0.borrow_mut().finish_refresh(user, chats);
+                }
             }
         }
     }

@@ -125,6 +125,12 @@ struct ClosingJson {
 }
 
 #[derive(Serialize)]
+struct CaughtUp {
+    r#type: &'static str,
+    replayed: u64,
+}
+
+#[derive(Serialize)]
 struct Timed {
     r#type: &'static str,
     timestamp: Timestamp,
@@ -178,6 +184,15 @@ pub(super) fn gap(gap: &Gap) -> Frame {
     // Its id moves the client's Last-Event-ID past the gap: what is told once need not be told
     // again at every reconnect.
     Frame::notice(gap.to.as_ref(), "gap", &json)
+}
+
+/// The end of a replay. Its id is the position that the client has reached.
+pub(super) fn caught_up(replayed: u64, at: &EventId) -> Frame {
+    let json = encode(&CaughtUp {
+        r#type: "caught_up",
+        replayed,
+    });
+    Frame::notice(Some(at), "caught_up", &json)
 }
 
 /// The last event. The `retry:` line tells a native `EventSource` what `retry_ms` tells others.

@@ -1,5 +1,9 @@
 //! A session's bounded queue of encoded frames. Pure.
 //!
+//! Before the queue there can be a lead: what a stream opens with, a replay included. It is bounded
+//! by the history that it comes from and holds references only, so it does not count against the
+//! limits, which are for what arrives while the client reads.
+//!
 //! Policy when it is full: ephemeral events are dropped, the oldest first, to make room for
 //! durable ones; if that is not enough, the outbox overflows and its session has to end.
 
@@ -48,6 +52,7 @@ pub(super) struct Batch {
 /// The queue.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
+    lead: VecDeque<Frame>,
     frames: VecDeque<Frame>,
     bytes: usize,
 }
@@ -79,10 +84,9 @@ impl Outbox {
         self.frames.push_back(frame);
     }
 
-    /// Appends everything that waits in another outbox.
-    pub(super) fn absorb(&mut self, other: Self) {
-        self.bytes += other.bytes;
-        self.frames.extend(other.frames);
+    /// Puts frames before everything that waits, whatever the limits.
+    pub(super) fn lead_with(&mut self, frames: Vec<Frame>) {
+        self.lead = frames.into();
     }
 
     /// Takes frames up to about `most` bytes, joined into one piece of memory; a single frame is
@@ -95,12 +99,17 @@ impl Outbox {
     ) -> Option<Batch> {
         let first = self.pop(&now)?;
         let events = u64::from(first.is_event());
-        if self.frames.is_empty() {
+        if self.lead.is_empty() && self.frames.is_empty() {
             self.give_back_memory();
             let bytes = first.bytes(named);
             return Some(Batch { bytes, events });
         }
-        let mut batch = BytesMut::with_capacity(most.min(self.bytes + first.len()));
+        let waiting = if self.lead.is_empty() {
+            self.bytes
+        } else {
+            most
+        };
+        let mut batch = BytesMut::with_capacity(most.min(waiting + first.len()));
         batch.extend_from_slice(first.as_slice(named));
         let mut events = events;
         while batch.len() < most
@@ -148,14 +157,25 @@ impl Outbox {
     }
 
     fn pop(&mut self, now: &impl Fn() -> Timestamp) -> Option<Frame> {
-        while let Some(frame) = self.frames.pop_front() {
-            self.bytes -= frame.len();
+        while let Some(frame) = self.pop_any() {
             // The clock is only read for the few frames that can expire.
             if !(frame.expires() && frame.is_expired(now())) {
                 return Some(frame);
             }
         }
         None
+    }
+
+    fn pop_any(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.lead.pop_front() {
+            if self.lead.is_empty() {
+                self.lead = VecDeque::new();
+            }
+            return Some(frame);
+        }
+        let frame = self.frames.pop_front()?;
+        self.bytes -= frame.len();
+        Some(frame)
     }
 
     fn give_back_memory(&mut self) {

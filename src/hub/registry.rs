@@ -81,6 +81,18 @@ impl<S> Registry<S> {
         if !self.sessions.contains(key.index()) || self.seat(key, channel).is_some() {
             return false;
         }
+        self.take_seat(key, channel)
+    }
+
+    /// Makes a session listen on many channels, none of which it listens on yet: without looking
+    /// for each of them among all the others.
+    pub fn join_all<'a>(&mut self, key: SessionKey, channels: impl Iterator<Item = &'a Channel>) {
+        for channel in channels {
+            self.take_seat(key, channel);
+        }
+    }
+
+    fn take_seat(&mut self, key: SessionKey, channel: &Channel) -> bool {
         let index = self.listeners_of(channel);
         let Some(listeners) = self.listeners.get_mut(index as usize) else {
             return false;
@@ -150,6 +162,20 @@ impl<S> Registry<S> {
         listening
             .filter(|key| self.sessions[key.index()].user == *user)
             .copied()
+            .collect()
+    }
+
+    /// The channels that a session listens on.
+    #[must_use]
+    pub fn channels_of(&self, key: SessionKey) -> Vec<Channel> {
+        let seats = self.sessions.get(key.index()).map(|member| &member.seats);
+        let listeners = seats
+            .into_iter()
+            .flatten()
+            .map(|seat| seat.listeners as usize);
+        listeners
+            .filter_map(|index| self.listeners.get(index))
+            .map(|listeners| listeners.channel.clone())
             .collect()
     }
 

@@ -42,6 +42,8 @@ pub(super) struct Session {
     pub(super) named: bool,
     pub(super) phase: Phase,
     pub(super) outbox: Outbox,
+    /// The joins and leaves since its chats began to be looked up again.
+    pub(super) refresh: Option<Vec<MembershipChange>>,
     pub(super) waker: Option<Waker>,
     /// Since when something has waited without anything being taken.
     pub(super) waiting_since: Option<Instant>,
@@ -81,6 +83,7 @@ impl Session {
             named: opening.named,
             phase: Phase::Pending(Vec::new()),
             outbox: Outbox::default(),
+            refresh: None,
             waker: None,
             waiting_since: None,
             next_ping: now + first_ping,

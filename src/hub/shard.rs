@@ -5,27 +5,36 @@
 //! connection, which is a task of the same thread, is woken. Other threads reach a shard through
 //! its bounded inbox only.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use rand::Rng as _;
 use tracing::info;
 
+use super::history::History;
 use super::metrics::Metrics;
-use super::notice::{self, Confirmation, End, Gap, GapReason};
+use super::notice::{self, Confirmation, End, Gap};
 use super::outbox::{Limits, Push};
 use super::registry::{Registry, SessionKey};
+use super::replay;
 use super::schedule::{Due, Schedule};
 use super::session::{Action, Opening, Phase, Session, Timing, connection_span};
 use super::settings::StreamConfig;
 use super::stream::Resume;
-use crate::event::{Channel, ChatId, Event, EventId, Frame, MembershipChange, Timestamp, UserId};
+use crate::event::{
+    Channel, ChatId, Event, EventId, Frame, MembershipChange, Resource, Timestamp, UserId,
+};
 
 /// The most bytes handed to the connection at once. The HTTP layer flushes at 32 KiB, so that one
 /// such piece still leaves as one write.
 const WRITE_BYTES: usize = 32 * 1024;
+
+/// Nobody is asked to come back sooner: the instance needs a moment to be gone.
+const SOONEST_RETURN_MS: u64 = 100;
 
 /// The state of a shard.
 #[derive(Debug)]
@@ -36,6 +45,8 @@ pub(super) struct Shard {
     limits: Limits,
     timing: Timing,
     metrics: Metrics,
+    /// Of all shards; written before an event reaches any of them.
+    history: Arc<RwLock<History>>,
     /// The last event with a place in the log that went through here.
     head: EventId,
     serial: u32,
@@ -44,7 +55,12 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(settings: Arc<StreamConfig>, metrics: Metrics, head: EventId) -> Self {
+    pub(super) fn new(
+        settings: Arc<StreamConfig>,
+        metrics: Metrics,
+        history: Arc<RwLock<History>>,
+        head: EventId,
+    ) -> Self {
         Self {
             registry: Registry::default(),
             schedule: Schedule::default(),
@@ -56,6 +72,7 @@ impl Shard {
             },
             settings,
             metrics,
+            history,
             head,
             serial: 0,
             overflowed: Vec::new(),
@@ -64,12 +81,13 @@ impl Shard {
 
     /// Routes one event; gives back how many sessions it was queued for.
     pub(super) fn deliver(&mut self, event: &Event, now: Instant) -> u64 {
-        if let Some(MembershipChange::Joined(user, chat)) = &event.membership {
-            self.change_membership(user, &MembershipChange::Joined(user.clone(), chat.clone()));
+        // Who joins gets the event that says so, and so does who leaves.
+        if let Some(change @ MembershipChange::Joined(user, _)) = &event.membership {
+            self.change_membership(user, change);
         }
         let recipients = self.route(event, now);
-        if let Some(MembershipChange::Left(user, chat)) = &event.membership {
-            self.change_membership(user, &MembershipChange::Left(user.clone(), chat.clone()));
+        if let Some(change @ MembershipChange::Left(user, _)) = &event.membership {
+            self.change_membership(user, change);
         }
         if let Some(id) = event.id {
             self.head = id;
@@ -108,14 +126,54 @@ impl Shard {
 
     fn change_membership(&mut self, user: &UserId, change: &MembershipChange) {
         for key in self.registry.sessions_of(user) {
-            if let Some(Session {
-                phase: Phase::Pending(changes),
-                ..
-            }) = self.registry.get_mut(key)
-            {
+            let Some(session) = self.registry.get_mut(key) else {
+                continue;
+            };
+            if let Some(changes) = &mut session.refresh {
                 changes.push(change.clone());
-            } else {
-                self.apply(key, change);
+            }
+            match &mut session.phase {
+                Phase::Pending(changes) => changes.push(change.clone()),
+                Phase::Live | Phase::Ending(_) => self.apply(key, change),
+            }
+        }
+    }
+
+    /// Begins to look the chats of all live sessions up again: from now on their joins and leaves
+    /// are kept, too. Gives their users.
+    pub(super) fn begin_refresh(&mut self) -> Vec<UserId> {
+        let mut users = Vec::new();
+        for key in self.registry.keys() {
+            let Some(session) = self.registry.get_mut(key) else {
+                continue;
+            };
+            if session.is_live() {
+                session.refresh = Some(Vec::new());
+                users.extend(self.registry.user_of(key).cloned());
+            }
+        }
+        users.sort_unstable();
+        users.dedup();
+        users
+    }
+
+    /// Has a user's sessions listen on the chats that were looked up, changed by what happened
+    /// since that began.
+    pub(super) fn finish_refresh(&mut self, user: &UserId, chats: &[ChatId]) {
+        for key in self.registry.sessions_of(user) {
+            let session = self.registry.get_mut(key);
+            let Some(changes) = session.and_then(|session| session.refresh.take()) else {
+                continue;
+            };
+            let chats = after_changes(chats.to_vec(), &changes);
+            let wanted: HashSet<Channel> = chats.iter().map(Channel::chat).collect();
+            for channel in self.registry.channels_of(key) {
+                if *channel.resource() == Resource::Chat && !wanted.contains(&channel) {
+                    self.registry.leave(key, &channel);
+                }
+            }
+            for channel in &wanted {
+                self.registry.join(key, channel);
             }
         }
     }
@@ -141,8 +199,9 @@ impl Shard {
     /// Ends every session; `spread` is the time over which the clients are asked to come back.
     pub(super) fn drain(&mut self, spread: Duration, now: Instant) {
         let longest = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+        let longest = longest.max(SOONEST_RETURN_MS);
         for key in self.registry.keys() {
-            let retry_ms = rand::rng().random_range(0..=longest);
+            let retry_ms = rand::rng().random_range(SOONEST_RETURN_MS..=longest);
             self.end_with(key, End::Draining, retry_ms, now);
         }
     }
@@ -198,7 +257,9 @@ impl Shard {
     }
 
     fn end(&mut self, key: SessionKey, end: End, now: Instant) {
-        let retry_ms = if end.reconnect() { self.retry_ms() } else { 0 };
+        // Said in any case: a native EventSource comes back whatever `reconnect` says, and must not
+        // do so at once.
+        let retry_ms = self.retry_ms();
         self.end_with(key, end, retry_ms, now);
     }
 
@@ -259,44 +320,46 @@ impl Shard {
         let (serial, at) = (session.serial, session.next_due(now, &timing));
         self.schedule.add(Due { at, key, serial });
         let chats = after_changes(chats, &changes);
-        for chat in &chats {
-            self.registry.join(key, &Channel::chat(chat));
-        }
+        let channels: Vec<Channel> = chats.iter().map(Channel::chat).collect();
+        self.registry.join_all(key, channels.iter());
         self.confirm(key, &chats, resume, now);
         chats
     }
 
+    /// Puts at the head of the outbox: the confirmation, what can't be replayed, what can.
     fn confirm(&mut self, key: SessionKey, chats: &[ChatId], resume: Resume, now: Instant) {
         let Some(user) = self.registry.user_of(key).cloned() else {
             return;
         };
-        let Some(connection_id) = self.registry.get_mut(key).map(|s| s.connection_id) else {
+        let retry = Frame::retry(self.retry_ms());
+        let (ping_interval, head) = (self.settings.ping_interval, self.head);
+        let replay = replay::plan(&self.history.read(), &user, chats, resume, head);
+        self.metrics.resumed(&replay);
+        let Some(session) = self.registry.get_mut(key) else {
             return;
         };
-        let missed = missed(resume, self.head);
+        let replayed = replay.frames.len() as u64;
         let confirmation = notice::confirmation(
             &Confirmation {
                 user: &user,
                 chats,
-                connection_id: &connection_id.simple().to_string(),
-                recovered: resume != Resume::Fresh && missed.is_none(),
-                replayed: 0,
-                ping_interval_ms: self.settings.ping_interval.as_millis(),
+                connection_id: &session.connection_id.simple().to_string(),
+                recovered: replay.resumed && replay.gap.is_none(),
+                replayed,
+                ping_interval_ms: ping_interval.as_millis(),
             },
-            &self.head,
+            // Not the head: a client that breaks off within the replay continues it.
+            &replay.from,
             Timestamp::now(),
         );
-        let retry = Frame::retry(self.retry_ms());
-        let Some(session) = self.registry.get_mut(key) else {
-            return;
-        };
-        let goodbye = std::mem::take(&mut session.outbox);
-        session.outbox.append(retry);
-        session.outbox.append(confirmation);
-        if let Some(gap) = missed {
-            session.outbox.append(notice::gap(&gap));
+        let mut lead = Vec::with_capacity(replay.frames.len() + 4);
+        lead.extend([retry, confirmation]);
+        lead.extend(replay.gap.as_ref().map(notice::gap));
+        lead.extend(replay.frames);
+        if replayed > 0 {
+            lead.push(notice::caught_up(replayed, &head));
         }
-        session.outbox.absorb(goodbye);
+        session.outbox.lead_with(lead);
         session.wake(now);
     }
 
@@ -369,20 +432,4 @@ fn after_changes(mut chats: Vec<ChatId>, changes: &[MembershipChange]) -> Vec<Ch
     chats.sort_unstable();
     chats.dedup();
     chats
-}
-
-/// What a resuming client missed and can't have, given that nothing is replayed from memory yet.
-fn missed(resume: Resume, head: EventId) -> Option<Gap> {
-    let (reason, from) = match resume {
-        Resume::Fresh => return None,
-        Resume::After(id) if id == head => return None,
-        Resume::After(id) if id.epoch() == head.epoch() => (GapReason::Expired, Some(id)),
-        Resume::After(id) => (GapReason::Epoch, Some(id)),
-        Resume::Unreadable => (GapReason::Epoch, None),
-    };
-    Some(Gap {
-        reason,
-        from,
-        to: Some(head),
-    })
 }

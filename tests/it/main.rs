@@ -20,6 +20,7 @@ mod membership;
 mod nats;
 mod nats_security;
 mod publishing;
+mod resume;
 mod routing;
 mod shutdown;
 mod slow;

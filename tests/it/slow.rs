@@ -33,6 +33,7 @@ async fn a_stalled_reader_is_ended_and_others_miss_nothing() {
     // A client that takes nothing is not waited for longer than this, the last event included.
     let settings = Settings::new()
         .nats(&nats)
+        .set("history.max_bytes", "1 MiB")
         .set("stream.write_timeout", "3s");
     let server = Server::start(settings).await;
     let _stalled = stalled(&server).await;
@@ -49,7 +50,7 @@ async fn a_stalled_reader_is_ended_and_others_miss_nothing() {
         .log_line(|line| line.message() == "disconnected" && line.text("reason") == "slow_consumer")
         .await;
     assert_eq!(line.text("user"), "1");
-    // 30 MB went through; what may stay is the outbox of 1 MiB, what the bus and the sockets
+    // 30 MB went through; what may stay is an outbox and a history of 1 MiB, what the bus and the sockets
     // buffer, and what the allocator keeps for later.
     let grown = server.resident_bytes().saturating_sub(before);
     assert!(grown < 16 * KIBIBYTE * KIBIBYTE, "{grown} bytes more");

@@ -1,10 +1,12 @@
 //! Making the NATS client from its configuration.
 
+use std::io;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use percent_encoding::percent_decode_str;
 use rand::Rng as _;
+use url::Url;
 
 use super::config::NatsConfig;
 use crate::bus::subject::SubjectError;
@@ -19,6 +21,9 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Between two pings to the NATS server. Two unanswered ones are a lost connection.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Why the NATS bus could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -29,14 +34,14 @@ pub enum ConnectError {
         url: SecretUrl,
         /// What is wrong with it.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A subject is none.
     #[error(transparent)]
     Subject(#[from] SubjectError),
     /// The credentials can't be read.
     #[error("nats.credentials_file can't be read")]
-    Credentials(#[source] std::io::Error),
+    Credentials(#[source] io::Error),
     /// Only half of a client certificate is configured.
     #[error("nats.tls needs cert_file and key_file together, and only one is set")]
     HalfCertificate,
@@ -90,6 +95,7 @@ async fn options(config: &NatsConfig) -> Result<ConnectOptions, ConnectError> {
     let mut options = ConnectOptions::new()
         .name("notify-server")
         .connection_timeout(CONNECT_TIMEOUT)
+        .ping_interval(PING_INTERVAL)
         .require_tls(config.tls.required);
     if let Some(file) = &config.credentials_file {
         options = options
@@ -97,7 +103,7 @@ async fn options(config: &NatsConfig) -> Result<ConnectOptions, ConnectError> {
             .await
             .map_err(ConnectError::Credentials)?;
     }
-    if let Some(credentials) = credentials(&addresses(config)?) {
+    if let Some(credentials) = credentials(config) {
         options = match credentials {
             Credentials::Password(user, password) => options.user_and_password(user, password),
             Credentials::Token(token) => options.token(token),
@@ -123,26 +129,43 @@ enum Credentials {
 }
 
 /// The credentials of the first address that has any; a user without a password is a token. The
-/// client library leaves addresses alone, and the servers of a cluster share their users.
-fn credentials(addresses: &[ServerAddr]) -> Option<Credentials> {
+/// client library leaves those in addresses alone, and the servers of a cluster share their users.
+fn credentials(config: &NatsConfig) -> Option<Credentials> {
     let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    addresses.iter().find_map(|address| {
-        let user = decode(address.username()?);
-        Some(match address.password() {
-            Some(password) => Credentials::Password(user, decode(password)),
-            None => Credentials::Token(user),
+    config.url.iter().find_map(|url| {
+        let url = parse(url).ok()?;
+        let user = Some(url.username()).filter(|user| !user.is_empty())?;
+        Some(match url.password() {
+            Some(password) => Credentials::Password(decode(user), decode(password)),
+            None => Credentials::Token(decode(user)),
         })
     })
 }
 
+/// The addresses without what is secret in them: the client library logs them.
 fn addresses(config: &NatsConfig) -> Result<Vec<ServerAddr>, ConnectError> {
-    let parse = |url: &SecretUrl| {
-        url.expose().parse().map_err(|source| ConnectError::Url {
+    let address = |url: &SecretUrl| {
+        let wrong = |source| ConnectError::Url {
             url: url.clone(),
             source,
-        })
+        };
+        let mut address = parse(url).map_err(|e| wrong(io::Error::other(e)))?;
+        // Refused only by addresses that have no place for either.
+        let _ = address.set_username("");
+        let _ = address.set_password(None);
+        ServerAddr::from_url(address).map_err(wrong)
     };
-    config.url.iter().map(parse).collect()
+    config.url.iter().map(address).collect()
+}
+
+/// Without a scheme, `nats://` is meant.
+fn parse(url: &SecretUrl) -> Result<Url, url::ParseError> {
+    let text = url.expose();
+    if text.contains("://") {
+        text.parse()
+    } else {
+        format!("nats://{text}").parse()
+    }
 }
 
 /// Doubling pauses with full jitter above half, so that instances that lost the same server do

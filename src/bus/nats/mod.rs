@@ -8,17 +8,17 @@ mod config;
 pub mod connect;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, Event, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{SelectAll, select_all};
-use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 pub use config::{NatsConfig, TlsConfig};
@@ -28,9 +28,12 @@ use super::log::LocalLog;
 use super::{Arrival, Feed, Loss, Message, PublishError, Status, StatusCell};
 use crate::event::{EventId, Timestamp};
 
-/// Client events that wait for the task. They come rarely but for dropped messages, of which the
-/// number matters and not each one: beyond this they are counted by the overflow.
+/// Changes of the connection that wait for the task. They come rarely; dropped messages, which
+/// come in floods, are counted and not queued.
 const CLIENT_EVENTS: usize = 1_024;
+
+/// How long publishing may take.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long a server may take to confirm the subscriptions before they are believed in.
 const CONFIRMATION: Duration = Duration::from_secs(1);
@@ -70,8 +73,7 @@ pub struct NatsTask {
     confirm_by: Option<Instant>,
     was_connected: bool,
     /// Messages dropped since the last report.
-    dropped: u64,
-    report_dropped_at: Option<Instant>,
+    dropped: Arc<AtomicU64>,
     /// The last subject seen: backends publish many messages on few subjects.
     subject: Arc<str>,
 }
@@ -111,12 +113,15 @@ pub async fn open(
     }
     let status = StatusCell::new(false, "not connected to NATS yet");
     let (sender, events) = mpsc::channel(CLIENT_EVENTS);
-    let overflow = Mutex::new(metrics.dropped.clone());
+    let dropped = Arc::new(AtomicU64::new(0));
+    let counted = (Arc::clone(&dropped), metrics.dropped.clone());
     let client = connect::connect(config, move |event| {
         // The callback must not wait: the client library calls it for every dropped message.
-        if let Err(mpsc::error::TrySendError::Full(Event::SlowConsumer(_))) = sender.try_send(event)
-        {
-            overflow.lock().inc();
+        if let Event::SlowConsumer(_) = event {
+            counted.0.fetch_add(1, Ordering::Relaxed);
+            counted.1.inc();
+        } else if sender.try_send(event).is_err() {
+            warn!("a change of the NATS connection was missed");
         }
     })
     .await?;
@@ -146,8 +151,7 @@ pub async fn open(
         client,
         confirm_by: None,
         was_connected: false,
-        dropped: 0,
-        report_dropped_at: None,
+        dropped,
         subject: Arc::from(""),
     };
     Ok((bus, task, feed))
@@ -159,14 +163,19 @@ impl NatsBus {
         if !status.up {
             return Err(PublishError::Unavailable(status.detail));
         }
-        self.client
-            .publish(subject.to_owned(), payload)
+        let published = async {
+            self.client
+                .publish(subject.to_owned(), payload)
+                .await
+                .map_err(|error| PublishError::Nats(error.into()))?;
+            self.client
+                .flush()
+                .await
+                .map_err(|error| PublishError::Nats(error.into()))
+        };
+        tokio::time::timeout(PUBLISH_TIMEOUT, published)
             .await
-            .map_err(|error| PublishError::Nats(error.into()))?;
-        self.client
-            .flush()
-            .await
-            .map_err(|error| PublishError::Nats(error.into()))
+            .unwrap_or_else(|_| Err(PublishError::Unavailable("NATS takes nothing".to_owned())))
     }
 
     pub(super) fn status(&self) -> Status {
@@ -181,8 +190,9 @@ impl NatsBus {
 impl NatsTask {
     /// Runs until the feed's reader is gone, or the client gives up, which it is told not to.
     pub async fn run(mut self) {
+        let mut reports = tokio::time::interval(DROPPED_INTERVAL);
+        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let report = self.report_dropped_at;
             let confirm = self.confirm_by;
             let alive = tokio::select! {
                 // State first: what follows a reconnect must not be numbered as if nothing
@@ -192,7 +202,7 @@ impl NatsTask {
                     Some(event) => self.client_event(event).await,
                     None => false,
                 },
-                () = due(report) => self.report_dropped().await,
+                _ = reports.tick() => self.report_dropped().await,
                 probed = self.probe.next() => probed.is_some() && self.confirmed(),
                 () = due(confirm) => self.confirmed(),
                 message = self.subscriptions.next() => match message {
@@ -232,22 +242,18 @@ impl NatsTask {
                     .set(false, "disconnected from NATS, reconnecting");
                 warn!("disconnected from NATS");
             }
-            Event::SlowConsumer(_) => {
-                self.metrics.dropped.inc();
-                self.dropped += 1;
-                self.report_dropped_at
-                    .get_or_insert_with(|| Instant::now() + DROPPED_INTERVAL);
-            }
+            // Counted where they are reported.
+            Event::SlowConsumer(_) => {}
             Event::LameDuckMode => warn!("the NATS server is about to stop"),
             Event::Draining => info!("the NATS connection is draining"),
             Event::Closed => return false,
             Event::ServerError(error) => {
-                // A denied subscription shows only here.
                 let detail = format!("NATS reports: {error}");
                 if detail.contains(self.probe_subject.as_str()) {
                     return true;
                 }
-                if detail.contains("Permissions Violation") {
+                // A denied subscription shows only here.
+                if detail.contains("Permissions Violation for Subscription") {
                     self.confirm_by = None;
                     self.status.set(false, detail);
                 }
@@ -275,13 +281,10 @@ impl NatsTask {
         if let Err(error) = probe.await {
             warn!(error = error.to_string(), "NATS client error");
         }
-        if std::mem::replace(&mut self.was_connected, true) {
-            // What was published while the connection was down is unknown, so positions before
-            // and after must not look like one row.
-            self.gap(Loss::Disconnected).await
-        } else {
-            true
-        }
+        self.was_connected = true;
+        // What was published while there was no connection is unknown, at the first connection as
+        // at any later one: positions before and after must not look like one row.
+        self.gap(Loss::Disconnected).await
     }
 
     fn confirmed(&mut self) -> bool {
@@ -293,8 +296,10 @@ impl NatsTask {
     }
 
     async fn report_dropped(&mut self) -> bool {
-        self.report_dropped_at = None;
-        let dropped = std::mem::take(&mut self.dropped);
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        if dropped == 0 {
+            return true;
+        }
         warn!(
             dropped,
             "the NATS client dropped messages because this instance reads too slowly"

@@ -124,7 +124,7 @@ fn wrong_types_say_what_is_allowed() {
         ("auth: {enabled: maybe}", "auth.enabled", "true or false"),
         ("mode: prod", "mode", "`auto`, `development`, `production`"),
         ("nats: {subjects: 7}", "nats.subjects", "a list"),
-        ("server: []", "server = []", "keys and values"),
+        ("server: []", "server (from", "keys and values"),
         ("- a", "configuration", "keys and values"),
         ("a: [", "configuration", "YAML"),
     ];

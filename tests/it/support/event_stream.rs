@@ -149,6 +149,8 @@ impl Parser {
 pub(crate) struct EventStream {
     response: Response,
     parser: Parser,
+    /// Of the events that were taken; the parser may be ahead.
+    last_event_id: String,
 }
 
 impl EventStream {
@@ -159,11 +161,12 @@ impl EventStream {
         Self {
             response,
             parser: Parser::default(),
+            last_event_id: String::new(),
         }
     }
 
     pub(crate) fn last_event_id(&self) -> &str {
-        &self.parser.last_event_id
+        &self.last_event_id
     }
 
     pub(crate) fn retry(&self) -> Option<u64> {
@@ -221,6 +224,9 @@ impl EventStream {
     async fn read(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.parser.pop() {
+                if let Some(id) = &event.id {
+                    self.last_event_id.clone_from(id);
+                }
                 return Some(event);
             }
             match self.response.chunk().await.expect("the stream breaks off") {

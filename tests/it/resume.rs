@@ -1,0 +1,310 @@
+//! Coming back: a client gets exactly what it missed, in order, once, or is told that it can't.
+
+use crate::support::payload::{self, chat_subject};
+use crate::support::{EventStream, Nats, Request, Server, Settings, eventually, sqlite, tokens};
+use serde_json::{Value, json};
+
+/// Opens a user's stream behind `last_event_id`.
+async fn come_back(server: &Server, user: i64, last_event_id: &str) -> EventStream {
+    let request = Request::get("/events")
+        .bearer(&tokens::of_user(user))
+        .header("last-event-id", last_event_id);
+    EventStream::new(server.send(request).await)
+}
+
+fn content(event: &Value) -> String {
+    event["message"]["content"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_was_missed_is_replayed_and_then_it_goes_on() {
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1, 2])).await;
+    let backend = nats.backend().await;
+    let mut stream = server.connect(1).await;
+    let mut witness = server.connect(2).await;
+    let say = async |text: &str| {
+        let payload = payload::chat_message(5, text);
+        backend.publish(&chat_subject(5), &payload).await;
+    };
+    say("seen").await;
+    stream.expect_type("new_message").await;
+    let seen = stream.last_event_id().to_owned();
+    drop(stream);
+    for text in ["missed 1", "missed 2"] {
+        say(text).await;
+    }
+    // Typing is not for later.
+    let typing = payload::event("typing_started", 5, 3);
+    backend.publish(&chat_subject(5), &typing).await;
+    for _ in 0..3 {
+        witness.expect_type("new_message").await;
+    }
+    witness.expect_type("typing_started").await;
+
+    let mut by_header = come_back(&server, 1, &seen).await;
+    let target = format!("/events?last_event_id={seen}");
+    let request = Request::get(&target).bearer(&tokens::of_user(1));
+    let mut by_parameter = EventStream::new(server.send(request).await);
+    for stream in [&mut by_header, &mut by_parameter] {
+        let confirmed = stream.expect_type("connection_confirmed").await;
+        assert_eq!(confirmed.data["recovered"], true);
+        assert_eq!(confirmed.data["replayed"], 2);
+        // Whoever breaks off within the replay continues it.
+        assert_eq!(stream.last_event_id(), seen);
+        for text in ["missed 1", "missed 2"] {
+            let event = stream.expect_type("new_message").await;
+            assert_eq!(content(&event.data), text);
+        }
+        let caught_up = stream.expect_type("caught_up").await;
+        assert_eq!(caught_up.data["replayed"], 2);
+    }
+    say("live").await;
+    for stream in [&mut by_header, &mut by_parameter] {
+        let event = stream.expect_type("new_message").await;
+        assert_eq!(content(&event.data), "live");
+    }
+}
+
+#[tokio::test]
+async fn hostile_ids_get_a_gap_and_a_working_stream() {
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1])).await;
+    let backend = nats.backend().await;
+    let stream = server.connect(1).await;
+    let current = stream.last_event_id().to_owned();
+    let (epoch, _) = current.split_once('-').unwrap();
+    let future = format!("{epoch}-18446744073709551615-0000");
+    let hostile = [
+        "garbage",
+        "-1",
+        "1-2-3-4",
+        "1-2-zzzz",
+        "0-0-0000",
+        "99999999999999999999-1-0000",
+        future.as_str(),
+        "' OR 1=1 --",
+    ];
+    for id in hostile {
+        let mut stream = come_back(&server, 1, id).await;
+        let confirmed = stream.expect_type("connection_confirmed").await;
+        assert_eq!(confirmed.data["recovered"], false, "{id}");
+        let gap = stream.expect_type("gap").await;
+        assert_eq!(gap.data["reason"], "epoch", "{id}");
+        let payload = payload::chat_message(5, id);
+        backend.publish(&chat_subject(5), &payload).await;
+        let event = stream.expect_type("new_message").await;
+        assert_eq!(content(&event.data), id);
+    }
+}
+
+#[tokio::test]
+async fn what_memory_no_longer_has_is_a_gap_and_the_rest_follows() {
+    let nats = Nats::start().await;
+    let settings = Settings::new()
+        .nats(&nats)
+        .chat(5, &[1, 2])
+        .set("history.max_events", 3);
+    let server = Server::start(settings).await;
+    let backend = nats.backend().await;
+    let stream = server.connect(1).await;
+    let before = stream.last_event_id().to_owned();
+    drop(stream);
+    let mut witness = server.connect(2).await;
+    for number in 0..5 {
+        let payload = payload::chat_message(5, &number.to_string());
+        backend.publish(&chat_subject(5), &payload).await;
+        witness.expect_type("new_message").await;
+    }
+    let mut stream = come_back(&server, 1, &before).await;
+    let confirmed = stream.expect_type("connection_confirmed").await;
+    assert_eq!(confirmed.data["recovered"], false);
+    let gap = stream.expect_type("gap").await;
+    assert_eq!(gap.data["reason"], "expired");
+    assert_eq!(gap.data["from"], before.as_str());
+    for number in 2..5 {
+        let event = stream.expect_type("new_message").await;
+        assert_eq!(content(&event.data), number.to_string());
+    }
+    stream.expect_type("caught_up").await;
+}
+
+#[tokio::test]
+async fn a_replay_stays_within_the_time_of_membership() {
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats).chat(5, &[2]).chat(6, &[1, 2])).await;
+    let backend = nats.backend().await;
+    let stream = server.connect(1).await;
+    let before = stream.last_event_id().to_owned();
+    drop(stream);
+    let mut witness = server.connect(2).await;
+    let change = payload::event;
+    let steps = [
+        payload::chat_message(5, "before the first stay"),
+        change("member_added", 5, 1),
+        payload::chat_message(5, "first stay"),
+        change("member_removed", 5, 1),
+        payload::chat_message(5, "between"),
+        change("member_added", 5, 1),
+        payload::chat_message(5, "second stay"),
+        change("member_removed", 6, 1),
+        payload::chat_message(6, "after leaving"),
+    ];
+    for payload in &steps {
+        backend.publish("fechatter.chat.events", payload).await;
+        witness.next().await;
+    }
+    let file = server.settings().database_file();
+    sqlite::execute(&file, &sqlite::insert_members(&[(5, &[1])])).await;
+    sqlite::execute(
+        &file,
+        "UPDATE chat_members SET left_at = CURRENT_TIMESTAMP WHERE chat_id = 6 AND user_id = 1",
+    )
+    .await;
+
+    let mut stream = come_back(&server, 1, &before).await;
+    let confirmed = stream.expect_type("connection_confirmed").await;
+    assert_eq!(confirmed.data["connected_chats"], json!([5]));
+    stream.expect_type("chat_member_added").await;
+    let first = stream.expect_type("new_message").await;
+    assert_eq!(content(&first.data), "first stay");
+    stream.expect_type("chat_member_removed").await;
+    stream.expect_type("chat_member_added").await;
+    let second = stream.expect_type("new_message").await;
+    assert_eq!(content(&second.data), "second stay");
+    let left = stream.expect_type("chat_member_removed").await;
+    assert_eq!(left.data["chat_id"], 6);
+    stream.expect_type("caught_up").await;
+}
+
+#[tokio::test]
+async fn what_is_past_its_time_to_live_is_not_replayed() {
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1])).await;
+    let backend = nats.backend().await;
+    let stream = server.connect(1).await;
+    let before = stream.last_event_id().to_owned();
+    let mut witness = server.connect(1).await;
+    let push = json!({"type": "progress", "target": {"user_id": 1}, "metadata": {"ttl": 0.2}});
+    backend.publish("fechatter.realtime.push", &push).await;
+    witness.expect_type("progress").await;
+    backend
+        .publish(&chat_subject(5), &payload::chat_message(5, "for good"))
+        .await;
+    witness.expect_type("new_message").await;
+    // The next event behind the confirmation is the one without a time to live, once the other's
+    // has passed.
+    eventually("the event to expire", || async {
+        let mut stream = come_back(&server, 1, &before).await;
+        stream.expect_type("connection_confirmed").await;
+        (stream.next().await.kind() == "new_message").then_some(())
+    })
+    .await;
+}
+
+/// Clients that break off and come back while events pour in: each gets every event once, in
+/// order, over several chats.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_doubled_at_the_seam() {
+    const CLIENTS: i64 = 10;
+    const EVENTS: usize = 3_000;
+    let nats = Nats::start().await;
+    let users: Vec<i64> = (1..=CLIENTS).collect();
+    let mut settings = Settings::new().nats(&nats);
+    for chat in 1..=3 {
+        settings = settings.chat(chat, &users);
+    }
+    let server = std::sync::Arc::new(Server::start(settings).await);
+    let backend = nats.backend().await;
+    let mut clients = tokio::task::JoinSet::new();
+    for user in users {
+        let stream = server.connect(user).await;
+        clients.spawn(read_all(
+            std::sync::Arc::clone(&server),
+            user,
+            stream,
+            EVENTS,
+        ));
+    }
+    for number in 0..EVENTS {
+        let chat = (number % 3) as i64 + 1;
+        let payload = payload::chat_message(chat, &number.to_string());
+        let bytes = serde_json::to_vec(&payload).unwrap();
+        backend.send(&chat_subject(chat), bytes).await;
+        if number % 50 == 0 {
+            backend.flush().await;
+        }
+    }
+    backend.flush().await;
+    let mut reconnects = 0;
+    while let Some(client) = clients.join_next().await {
+        reconnects += client.unwrap();
+    }
+    assert!(
+        reconnects > CLIENTS as usize * 10,
+        "{reconnects} reconnects"
+    );
+}
+
+/// Reads until the last event, breaking off every so many; gives the number of reconnects.
+async fn read_all(
+    server: std::sync::Arc<Server>,
+    user: i64,
+    mut stream: EventStream,
+    events: usize,
+) -> usize {
+    let mut expected = 0;
+    let mut reconnects = 0;
+    let mut left = 40 + user as usize * 7;
+    while expected < events {
+        let event = stream.next().await;
+        match event.kind() {
+            "connection_confirmed" => assert_eq!(event.data["recovered"], true),
+            "caught_up" => {}
+            "new_message" => {
+                assert_eq!(content(&event.data), expected.to_string(), "user {user}");
+                expected += 1;
+                left -= 1;
+            }
+            // A reader that fell behind is sent away, and comes back as the others do.
+            "closing" => left = 0,
+            other => panic!("{other}: {}", event.data),
+        }
+        if left == 0 {
+            let last = stream.last_event_id().to_owned();
+            stream = come_back(&server, user, &last).await;
+            reconnects += 1;
+            left = 40 + user as usize * 7;
+        }
+    }
+    reconnects
+}
+
+#[tokio::test]
+async fn memberships_lost_with_the_connection_are_looked_up_again() {
+    let mut nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1]).chat(6, &[2])).await;
+    let mut stream = server.connect(1).await;
+    nats.kill();
+    server.not_ready().await;
+    let file = server.settings().database_file();
+    sqlite::execute(
+        &file,
+        "UPDATE chat_members SET left_at = CURRENT_TIMESTAMP WHERE chat_id = 5",
+    )
+    .await;
+    sqlite::execute(&file, &sqlite::insert_members(&[(6, &[1])])).await;
+    nats.start_again().await;
+    server.ready().await;
+    stream.expect_type("gap").await;
+    server
+        .log_line(|line| line.message() == "memberships looked up again")
+        .await;
+    let backend = nats.backend().await;
+    for (chat, text) in [(5, "no longer"), (6, "from now on")] {
+        let payload = payload::chat_message(chat, text);
+        backend.publish(&chat_subject(chat), &payload).await;
+    }
+    let event = stream.expect_type("new_message").await;
+    assert_eq!(content(&event.data), "from now on");
+}
