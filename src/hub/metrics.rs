@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::notice::{End, GapReason};
+use super::notice::End;
 use super::replay::Replay;
 
 /// Counters shared by all shards.
@@ -31,9 +31,6 @@ struct Reason {
 struct Outcome {
     outcome: &'static str,
 }
-
-/// How coming back can end: with everything, or without what a gap names.
-const OUTCOMES: [&str; 4] = ["recovered", "gap_expired", "gap_epoch", "gap_overflow"];
 
 impl Metrics {
     /// Registers the counters under their public names.
@@ -74,7 +71,7 @@ impl Metrics {
             "Events replayed from memory, once per session",
             self.replayed.clone(),
         );
-        for outcome in OUTCOMES {
+        for outcome in Replay::OUTCOMES {
             self.resumed.get_or_create_owned(&Outcome { outcome });
         }
         for end in End::ALL {
@@ -96,17 +93,10 @@ impl Metrics {
     }
 
     pub(super) fn resumed(&self, replay: &Replay) {
-        if !replay.resumed {
-            return;
+        if let Some(outcome) = replay.outcome() {
+            self.resumed.get_or_create_owned(&Outcome { outcome }).inc();
+            self.replayed.inc_by(replay.frames.len() as u64);
         }
-        let outcome = match replay.gap.map(|gap| gap.reason) {
-            None => "recovered",
-            Some(GapReason::Expired) => "gap_expired",
-            Some(GapReason::Epoch) => "gap_epoch",
-            Some(GapReason::Overflow) => "gap_overflow",
-        };
-        self.resumed.get_or_create_owned(&Outcome { outcome }).inc();
-        self.replayed.inc_by(replay.frames.len() as u64);
     }
 
     pub(super) fn ended(&self, end: End) {

@@ -34,9 +34,10 @@ use tracing::{Level, debug, enabled};
 pub use history::HistoryConfig;
 pub use metrics::Metrics;
 pub use notice::{End, Gap, GapReason};
+pub use replay::Resume;
 pub use session::{Opening, connection_span};
 pub use settings::StreamConfig;
-pub use stream::{LocalHub, PendingSession, Resume, SessionStream};
+pub use stream::{LocalHub, PendingSession, SessionStream};
 
 use crate::event::{ChatId, Event, EventId, UserId};
 use admission::Admission;

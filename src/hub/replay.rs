@@ -9,8 +9,18 @@ use std::collections::BTreeMap;
 
 use super::history::History;
 use super::notice::{Gap, GapReason};
-use super::stream::Resume;
 use crate::event::{Channel, ChatId, EventId, Frame, MembershipChange, UserId};
+
+/// What a client says about where it was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// Nothing: it is new, or does not care.
+    Fresh,
+    /// It has everything up to this event.
+    After(EventId),
+    /// It sent something that no instance ever gave it.
+    Unreadable,
+}
 
 /// The answer to a client that comes back.
 #[derive(Debug)]
@@ -23,6 +33,24 @@ pub(super) struct Replay {
     pub(super) frames: Vec<Frame>,
     /// Whether the client came back from somewhere at all.
     pub(super) resumed: bool,
+}
+
+impl Replay {
+    /// All labels that [`Replay::outcome`] can give.
+    pub(super) const OUTCOMES: [&str; 4] =
+        ["recovered", "gap_expired", "gap_epoch", "gap_overflow"];
+
+    /// How coming back ended, as a label: with everything, or without what a gap names. `None` for
+    /// a client that did not come back.
+    pub(super) fn outcome(&self) -> Option<&'static str> {
+        let outcome = match self.gap.map(|gap| gap.reason) {
+            None => "recovered",
+            Some(GapReason::Expired) => "gap_expired",
+            Some(GapReason::Epoch) => "gap_epoch",
+            Some(GapReason::Overflow) => "gap_overflow",
+        };
+        self.resumed.then_some(outcome)
+    }
 }
 
 /// Plans the replay for `user`, who is in `chats` now, up to `head`, which is the last event that

@@ -4,8 +4,12 @@
 //! atomic but the frame's reference count, and no task switch: frames are queued and the session's
 //! connection, which is a task of the same thread, is woken. Other threads reach a shard through
 //! its bounded inbox only.
+//!
+//! This file has what events and the clock do to sessions; `sessions.rs` how sessions come, go and
+//! change.
 
-use std::collections::HashSet;
+mod sessions;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -17,17 +21,13 @@ use tracing::info;
 
 use super::history::History;
 use super::metrics::Metrics;
-use super::notice::{self, Confirmation, End, Gap};
+use super::notice::{self, End, Gap};
 use super::outbox::{Limits, Push};
 use super::registry::{Registry, SessionKey};
-use super::replay;
 use super::schedule::{Due, Schedule};
-use super::session::{Action, Opening, Phase, Session, Timing, connection_span};
+use super::session::{Action, Phase, Session, Timing, connection_span};
 use super::settings::StreamConfig;
-use super::stream::Resume;
-use crate::event::{
-    Channel, ChatId, Event, EventId, Frame, MembershipChange, Resource, Timestamp, UserId,
-};
+use crate::event::{Event, EventId, Frame, MembershipChange, Timestamp};
 
 /// The most bytes handed to the connection at once. The HTTP layer flushes at 32 KiB, so that one
 /// such piece still leaves as one write.
@@ -124,67 +124,6 @@ impl Shard {
         recipients
     }
 
-    fn change_membership(&mut self, user: &UserId, change: &MembershipChange) {
-        for key in self.registry.sessions_of(user) {
-            let Some(session) = self.registry.get_mut(key) else {
-                continue;
-            };
-            if let Some(changes) = &mut session.refresh {
-                changes.push(change.clone());
-            }
-            match &mut session.phase {
-                Phase::Pending(changes) => changes.push(change.clone()),
-                Phase::Live | Phase::Ending(_) => self.apply(key, change),
-            }
-        }
-    }
-
-    /// Begins to look the chats of all live sessions up again: from now on their joins and leaves
-    /// are kept, too. Gives their users.
-    pub(super) fn begin_refresh(&mut self) -> Vec<UserId> {
-        let mut users = Vec::new();
-        for key in self.registry.keys() {
-            let Some(session) = self.registry.get_mut(key) else {
-                continue;
-            };
-            if session.is_live() {
-                session.refresh = Some(Vec::new());
-                users.extend(self.registry.user_of(key).cloned());
-            }
-        }
-        users.sort_unstable();
-        users.dedup();
-        users
-    }
-
-    /// Has a user's sessions listen on the chats that were looked up, changed by what happened
-    /// since that began.
-    pub(super) fn finish_refresh(&mut self, user: &UserId, chats: &[ChatId]) {
-        for key in self.registry.sessions_of(user) {
-            let session = self.registry.get_mut(key);
-            let Some(changes) = session.and_then(|session| session.refresh.take()) else {
-                continue;
-            };
-            let chats = after_changes(chats.to_vec(), &changes);
-            let wanted: HashSet<Channel> = chats.iter().map(Channel::chat).collect();
-            for channel in self.registry.channels_of(key) {
-                if *channel.resource() == Resource::Chat && !wanted.contains(&channel) {
-                    self.registry.leave(key, &channel);
-                }
-            }
-            for channel in &wanted {
-                self.registry.join(key, channel);
-            }
-        }
-    }
-
-    fn apply(&mut self, key: SessionKey, change: &MembershipChange) {
-        match change {
-            MembershipChange::Joined(_, chat) => self.registry.join(key, &Channel::chat(chat)),
-            MembershipChange::Left(_, chat) => self.registry.leave(key, &Channel::chat(chat)),
-        };
-    }
-
     /// Tells every live session of a gap on the way to this instance.
     pub(super) fn gap(&mut self, gap: &Gap, now: Instant) {
         let frame = notice::gap(gap);
@@ -279,90 +218,6 @@ impl Shard {
         session.wake(now);
     }
 
-    /// Adds a session that receives nothing until it is activated, but misses no join or leave.
-    pub(super) fn register(&mut self, user: &UserId, opening: Opening, now: Instant) -> SessionKey {
-        // Spread over the whole interval, so that clients that came together are not pinged
-        // together for ever.
-        let first_ping = self
-            .timing
-            .ping_interval
-            .mul_f64(rand::rng().random_range(0.1..=1.0));
-        self.serial = self.serial.wrapping_add(1);
-        let session = Session::new(opening, self.serial, now, first_ping);
-        let key = self.registry.add(user.clone(), session);
-        self.registry.join(key, &Channel::user(user));
-        self.metrics.connections.inc();
-        key
-    }
-
-    /// Makes a registered session live: it listens on its chats from the current position on, and
-    /// the confirmation is the first thing in its outbox. Gives back the chats it listens on.
-    pub(super) fn activate(
-        &mut self,
-        key: SessionKey,
-        chats: Vec<ChatId>,
-        resume: Resume,
-        now: Instant,
-    ) -> Vec<ChatId> {
-        let timing = self.timing;
-        let Some(session) = self.registry.get_mut(key) else {
-            return Vec::new();
-        };
-        let changes = match std::mem::replace(&mut session.phase, Phase::Live) {
-            Phase::Pending(changes) => changes,
-            Phase::Live => Vec::new(),
-            ending @ Phase::Ending(_) => {
-                // Ended while its chats were looked up: the goodbye already waits.
-                session.phase = ending;
-                Vec::new()
-            }
-        };
-        let (serial, at) = (session.serial, session.next_due(now, &timing));
-        self.schedule.add(Due { at, key, serial });
-        let chats = after_changes(chats, &changes);
-        let channels: Vec<Channel> = chats.iter().map(Channel::chat).collect();
-        self.registry.join_all(key, channels.iter());
-        self.confirm(key, &chats, resume, now);
-        chats
-    }
-
-    /// Puts at the head of the outbox: the confirmation, what can't be replayed, what can.
-    fn confirm(&mut self, key: SessionKey, chats: &[ChatId], resume: Resume, now: Instant) {
-        let Some(user) = self.registry.user_of(key).cloned() else {
-            return;
-        };
-        let retry = Frame::retry(self.retry_ms());
-        let (ping_interval, head) = (self.settings.ping_interval, self.head);
-        let replay = replay::plan(&self.history.read(), &user, chats, resume, head);
-        self.metrics.resumed(&replay);
-        let Some(session) = self.registry.get_mut(key) else {
-            return;
-        };
-        let replayed = replay.frames.len() as u64;
-        let confirmation = notice::confirmation(
-            &Confirmation {
-                user: &user,
-                chats,
-                connection_id: &session.connection_id.simple().to_string(),
-                recovered: replay.resumed && replay.gap.is_none(),
-                replayed,
-                ping_interval_ms: ping_interval.as_millis(),
-            },
-            // Not the head: a client that breaks off within the replay continues it.
-            &replay.from,
-            Timestamp::now(),
-        );
-        let mut lead = Vec::with_capacity(replay.frames.len() + 4);
-        lead.extend([retry, confirmation]);
-        lead.extend(replay.gap.as_ref().map(notice::gap));
-        lead.extend(replay.frames);
-        if replayed > 0 {
-            lead.push(notice::caught_up(replayed, &head));
-        }
-        session.outbox.lead_with(lead);
-        session.wake(now);
-    }
-
     /// The configured reconnection time, ±20 %.
     fn retry_ms(&self) -> u64 {
         let jitter = rand::rng().random_range(0.8..=1.2);
@@ -419,17 +274,4 @@ impl Shard {
             );
         });
     }
-}
-
-/// The looked-up chats with the joins and leaves that happened since, sorted.
-fn after_changes(mut chats: Vec<ChatId>, changes: &[MembershipChange]) -> Vec<ChatId> {
-    for change in changes {
-        match change {
-            MembershipChange::Joined(_, chat) => chats.push(chat.clone()),
-            MembershipChange::Left(_, chat) => chats.retain(|other| other != chat),
-        }
-    }
-    chats.sort_unstable();
-    chats.dedup();
-    chats
 }

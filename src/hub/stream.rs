@@ -9,20 +9,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::registry::SessionKey;
+use super::replay::Resume;
 use super::session::Opening;
 use super::shard::Shard;
-use crate::event::{ChatId, EventId, UserId};
-
-/// What a client says about where it was before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resume {
-    /// Nothing: it is new, or does not care.
-    Fresh,
-    /// It has everything up to this event.
-    After(EventId),
-    /// It sent something that no instance ever gave it.
-    Unreadable,
-}
+use crate::event::{ChatId, UserId};
 
 /// This thread's part of the hub. A cheap handle that stays on its thread.
 #[derive(Debug, Clone)]

@@ -1,0 +1,180 @@
+//! Which sessions there are and what they listen on: the part of a shard that changes with its
+//! clients, their joins and their leaves.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use rand::Rng as _;
+
+use super::Shard;
+use crate::event::{Channel, ChatId, Frame, MembershipChange, Resource, Timestamp, UserId};
+use crate::hub::notice::{self, Confirmation};
+use crate::hub::registry::SessionKey;
+use crate::hub::replay::{self, Resume};
+use crate::hub::schedule::Due;
+use crate::hub::session::{Opening, Phase, Session};
+
+impl Shard {
+    /// Adds a session that receives nothing until it is activated, but misses no join or leave.
+    pub(in crate::hub) fn register(
+        &mut self,
+        user: &UserId,
+        opening: Opening,
+        now: Instant,
+    ) -> SessionKey {
+        // Spread over the whole interval, so that clients that came together are not pinged
+        // together for ever.
+        let first_ping = self
+            .timing
+            .ping_interval
+            .mul_f64(rand::rng().random_range(0.1..=1.0));
+        self.serial = self.serial.wrapping_add(1);
+        let session = Session::new(opening, self.serial, now, first_ping);
+        let key = self.registry.add(user.clone(), session);
+        self.registry.join(key, &Channel::user(user));
+        self.metrics.connections.inc();
+        key
+    }
+
+    /// Makes a registered session live: it listens on its chats from the current position on, and
+    /// the confirmation is the first thing in its outbox. Gives back the chats it listens on.
+    pub(in crate::hub) fn activate(
+        &mut self,
+        key: SessionKey,
+        chats: Vec<ChatId>,
+        resume: Resume,
+        now: Instant,
+    ) -> Vec<ChatId> {
+        let timing = self.timing;
+        let Some(session) = self.registry.get_mut(key) else {
+            return Vec::new();
+        };
+        let changes = match std::mem::replace(&mut session.phase, Phase::Live) {
+            Phase::Pending(changes) => changes,
+            Phase::Live => Vec::new(),
+            ending @ Phase::Ending(_) => {
+                // Ended while its chats were looked up: the goodbye already waits.
+                session.phase = ending;
+                Vec::new()
+            }
+        };
+        let (serial, at) = (session.serial, session.next_due(now, &timing));
+        self.schedule.add(Due { at, key, serial });
+        let chats = after_changes(chats, &changes);
+        let channels: Vec<Channel> = chats.iter().map(Channel::chat).collect();
+        self.registry.join_all(key, channels.iter());
+        self.confirm(key, &chats, resume, now);
+        chats
+    }
+
+    /// Puts at the head of the outbox: the confirmation, what can't be replayed, what can.
+    fn confirm(&mut self, key: SessionKey, chats: &[ChatId], resume: Resume, now: Instant) {
+        let Some(user) = self.registry.user_of(key).cloned() else {
+            return;
+        };
+        let retry = Frame::retry(self.retry_ms());
+        let (ping_interval, head) = (self.settings.ping_interval, self.head);
+        let replay = replay::plan(&self.history.read(), &user, chats, resume, head);
+        self.metrics.resumed(&replay);
+        let Some(session) = self.registry.get_mut(key) else {
+            return;
+        };
+        let replayed = replay.frames.len() as u64;
+        let confirmation = notice::confirmation(
+            &Confirmation {
+                user: &user,
+                chats,
+                connection_id: &session.connection_id.simple().to_string(),
+                recovered: replay.resumed && replay.gap.is_none(),
+                replayed,
+                ping_interval_ms: ping_interval.as_millis(),
+            },
+            // Not the head: a client that breaks off within the replay continues it.
+            &replay.from,
+            Timestamp::now(),
+        );
+        let mut lead = Vec::with_capacity(replay.frames.len() + 4);
+        lead.extend([retry, confirmation]);
+        lead.extend(replay.gap.as_ref().map(notice::gap));
+        lead.extend(replay.frames);
+        if replayed > 0 {
+            lead.push(notice::caught_up(replayed, &head));
+        }
+        session.outbox.lead_with(lead);
+        session.wake(now);
+    }
+
+    pub(super) fn change_membership(&mut self, user: &UserId, change: &MembershipChange) {
+        for key in self.registry.sessions_of(user) {
+            let Some(session) = self.registry.get_mut(key) else {
+                continue;
+            };
+            if let Some(changes) = &mut session.refresh {
+                changes.push(change.clone());
+            }
+            match &mut session.phase {
+                Phase::Pending(changes) => changes.push(change.clone()),
+                Phase::Live | Phase::Ending(_) => self.apply(key, change),
+            }
+        }
+    }
+
+    /// Begins to look the chats of all live sessions up again: from now on their joins and leaves
+    /// are kept, too. Gives their users.
+    pub(in crate::hub) fn begin_refresh(&mut self) -> Vec<UserId> {
+        let mut users = Vec::new();
+        for key in self.registry.keys() {
+            let Some(session) = self.registry.get_mut(key) else {
+                continue;
+            };
+            if session.is_live() {
+                session.refresh = Some(Vec::new());
+                users.extend(self.registry.user_of(key).cloned());
+            }
+        }
+        users.sort_unstable();
+        users.dedup();
+        users
+    }
+
+    /// Has a user's sessions listen on the chats that were looked up, changed by what happened
+    /// since that began.
+    pub(in crate::hub) fn finish_refresh(&mut self, user: &UserId, chats: &[ChatId]) {
+        for key in self.registry.sessions_of(user) {
+            let session = self.registry.get_mut(key);
+            let Some(changes) = session.and_then(|session| session.refresh.take()) else {
+                continue;
+            };
+            let chats = after_changes(chats.to_vec(), &changes);
+            let wanted: HashSet<Channel> = chats.iter().map(Channel::chat).collect();
+            for channel in self.registry.channels_of(key) {
+                if *channel.resource() == Resource::Chat && !wanted.contains(&channel) {
+                    self.registry.leave(key, &channel);
+                }
+            }
+            for channel in &wanted {
+                self.registry.join(key, channel);
+            }
+        }
+    }
+
+    fn apply(&mut self, key: SessionKey, change: &MembershipChange) {
+        match change {
+            MembershipChange::Joined(_, chat) => self.registry.join(key, &Channel::chat(chat)),
+            MembershipChange::Left(_, chat) => self.registry.leave(key, &Channel::chat(chat)),
+        };
+    }
+}
+
+/// The looked-up chats with the joins and leaves that happened since, sorted.
+fn after_changes(mut chats: Vec<ChatId>, changes: &[MembershipChange]) -> Vec<ChatId> {
+    for change in changes {
+        match change {
+            MembershipChange::Joined(_, chat) => chats.push(chat.clone()),
+            MembershipChange::Left(_, chat) => chats.retain(|other| other != chat),
+        }
+    }
+    chats.sort_unstable();
+    chats.dedup();
+    chats
+}
