@@ -48,6 +48,8 @@ pub(super) struct History {
     bytes: usize,
     /// Everything up to here is gone.
     floor: EventId,
+    /// The last event that came, kept or not.
+    head: EventId,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl History {
             to_everybody: VecDeque::new(),
             bytes: 0,
             floor: origin,
+            head: origin,
         }
     }
 
@@ -76,9 +79,13 @@ impl History {
 
     /// Keeps an event, if it is one that is ever replayed. Events come in log order.
     pub(super) fn push(&mut self, event: &Arc<Event>) {
-        let (Some(id), Class::Durable) = (event.id, event.frame.class()) else {
+        let Some(id) = event.id else {
             return;
         };
+        self.head = id;
+        if event.frame.class() != Class::Durable {
+            return;
+        }
         let position = id.position();
         match &event.audience.to {
             Recipients::Everybody => self.to_everybody.push_back(position),
@@ -135,6 +142,11 @@ impl History {
         if positions.is_empty() {
             self.by_channel.remove(channel);
         }
+    }
+
+    /// The last event that came: no client can have a later one.
+    pub(super) fn head(&self) -> EventId {
+        self.head
     }
 
     /// The last place that is gone; what is behind it is all here.

@@ -54,7 +54,8 @@ impl Replay {
 }
 
 /// Plans the replay for `user`, who is in `chats` now, up to `head`, which is the last event that
-/// the client's shard has seen: what comes later reaches the client live.
+/// the client's shard has seen: what comes later reaches the client live. A client can be ahead of
+/// its new shard; then what comes live up to [`Replay::from`] is not for it.
 pub(super) fn plan(
     history: &History,
     user: &UserId,
@@ -78,8 +79,9 @@ pub(super) fn plan(
         Resume::Unreadable => return nothing(Some(lost(None))),
         Resume::After(id) => id,
     };
+    // Not the shard's head: the client may come from a shard that is ahead of this one.
     let foreign = after.epoch() != head.epoch()
-        || after.position() > head.position()
+        || after.position() > history.head().position()
         || history.contradicts(after);
     if foreign {
         return nothing(Some(lost(Some(after))));

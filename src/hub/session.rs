@@ -42,6 +42,8 @@ pub(super) struct Session {
     pub(super) named: bool,
     pub(super) phase: Phase,
     pub(super) outbox: Outbox,
+    /// Up to this position the client has everything, by an earlier stream on another shard.
+    pub(super) has_up_to: u64,
     /// The joins and leaves since its chats began to be looked up again.
     pub(super) refresh: Option<Vec<MembershipChange>>,
     pub(super) waker: Option<Waker>,
@@ -83,6 +85,7 @@ impl Session {
             named: opening.named,
             phase: Phase::Pending(Vec::new()),
             outbox: Outbox::default(),
+            has_up_to: 0,
             refresh: None,
             waker: None,
             waiting_since: None,

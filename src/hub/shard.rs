@@ -103,8 +103,10 @@ impl Shard {
             ..
         } = self;
         let (mut recipients, mut shed) = (0, 0);
+        // An event without a position is always new.
+        let position = event.id.map_or(u64::MAX, |id| id.position());
         registry.route(&event.audience, |key, session| {
-            if !session.is_live() {
+            if !session.is_live() || position <= session.has_up_to {
                 return;
             }
             match session.outbox.push(event.frame.clone(), *limits) {
@@ -128,6 +130,10 @@ impl Shard {
     pub(super) fn gap(&mut self, gap: &Gap, now: Instant) {
         let frame = notice::gap(gap);
         for key in self.registry.keys() {
+            if let Some(session) = self.registry.get_mut(key) {
+                // Positions begin anew.
+                session.has_up_to = 0;
+            }
             self.say(key, frame.clone(), now);
         }
         if let Some(to) = gap.to {

@@ -186,3 +186,37 @@ async fn production_has_no_development_doors() {
     assert_eq!(server.process().stdout(), "");
     assert!(!settings.directory().join("data").exists());
 }
+
+/// Behind a proxy everybody seems to be on this machine, and other sites' pages can have names
+/// that resolve to it.
+#[tokio::test]
+async fn tokens_for_the_asking_are_for_this_machine_only() {
+    let server = Server::start(Settings::shipped()).await;
+    let ask = || Request::new("POST", "/api/dev/token").json(&json!({"user_id": 1}));
+    for (name, value) in [
+        ("x-forwarded-for", "203.0.113.9"),
+        ("forwarded", "for=203.0.113.9"),
+        ("via", "1.1 proxy"),
+        ("origin", "https://evil.example"),
+        ("host", "evil.example"),
+    ] {
+        let response = server.send(ask().header(name, value)).await;
+        assert_eq!(response.status, 403, "{name}: {value}");
+    }
+    assert_eq!(server.send(ask()).await.status, 200);
+}
+
+/// Someone who meant to configure production must not get development instead.
+#[tokio::test]
+async fn a_forgotten_key_is_not_development() {
+    for (name, value, says) in [
+        ("JWT_SECRET", "", "empty"),
+        ("DATABASE_URL", "postgres://127.0.0.1:1/chat", "JWT_SECRET"),
+    ] {
+        let settings = Settings::shipped().environment(name, value);
+        let outcome = settings.run(&["check-config"]).await;
+        assert_eq!(outcome.code, Some(2), "{name}={value}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("auth.keys"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(says), "{}", outcome.stderr);
+    }
+}

@@ -185,3 +185,13 @@ async fn what_is_published_over_http_goes_to_nats() {
         stream.expect_type("new_message").await;
     }
 }
+
+#[tokio::test]
+async fn who_came_before_nats_did_is_told_of_a_gap() {
+    let mut nats = Nats::not_started();
+    let settings = Settings::new().nats(&nats).chat(5, &[1]);
+    let server = Server::start_unready(settings).await;
+    let mut stream = server.connect(1).await;
+    nats.start_again().await;
+    stream.expect_type("gap").await;
+}

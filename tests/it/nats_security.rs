@@ -4,7 +4,9 @@ use async_nats::ConnectOptions;
 use tempfile::TempDir;
 
 use crate::support::payload::{self, chat_subject};
-use crate::support::{Backend, Nats, Operator, Server, Settings, write_certificates};
+use crate::support::{
+    Backend, Nats, Operator, Request, Server, Settings, tokens, write_certificates,
+};
 
 async fn delivers(server: &Server, backend: &Backend) {
     let mut stream = server.connect(1).await;
@@ -77,6 +79,76 @@ async fn a_password_in_the_address() {
     let server = Server::start(Settings::new().set("nats.url", url)).await;
     let options = ConnectOptions::with_user_and_password("notify".into(), "hunter2-hunter2".into());
     delivers(&server, &nats.backend_with(options).await).await;
+    let log = server.stop().await;
+    assert!(!log.contains("hunter2"), "the password stands in the log");
+}
+
+/// A NATS account file: `backend` may do everything, `notify` what `permissions` say.
+fn accounts(folder: &TempDir, permissions: &str) -> String {
+    let file = folder.path().join("accounts.conf");
+    let text = format!(
+        "authorization {{ users = [
+            {{user: backend, password: backend-backend}},
+            {{user: notify, password: notify-notify, permissions: {{{permissions}}}}}
+        ] }}"
+    );
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+fn as_notify(nats: &Nats) -> Settings {
+    let url = nats.url().replace("//", "//notify:notify-notify@");
+    Settings::new().set("nats.url", url)
+}
+
+#[tokio::test]
+async fn an_account_that_may_only_listen_is_enough() {
+    let folder = TempDir::new().unwrap();
+    let config = accounts(&folder, "publish: {deny: \">\"}");
+    let nats = Nats::start_with(&["-c", &config]).await;
+    let server = Server::start(as_notify(&nats)).await;
+    let options =
+        || ConnectOptions::with_user_and_password("backend".into(), "backend-backend".into());
+    delivers(&server, &nats.backend_with(options()).await).await;
+    // NATS refuses it behind the server's back; that must not make the server give up listening.
+    let body = payload::message(5, "x", &[1]).to_string();
+    let request = Request::new("POST", "/api/v1/bus/fechatter.realtime.chat.5")
+        .bearer(&tokens::of_publisher(1));
+    server.send(request.body(body)).await;
+    server
+        .log_line(|line| {
+            line.text("error")
+                .contains("Permissions Violation for Publish")
+        })
+        .await;
+    delivers(&server, &nats.backend_with(options()).await).await;
+    assert_eq!(server.get("/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_denied_subscription_is_not_ready_and_says_so() {
+    let folder = TempDir::new().unwrap();
+    let config = accounts(&folder, "subscribe: {deny: \"fechatter.chat.>\"}");
+    let nats = Nats::start_with(&["-c", &config]).await;
+    let server = Server::start_unready(as_notify(&nats)).await;
+    server
+        .log_line(|line| line.text("error").contains("Permissions Violation"))
+        .await;
+    let says = server.not_ready().await;
+    assert!(says.contains("fechatter.chat.>"), "{says}");
+}
+
+#[tokio::test]
+async fn not_even_the_client_library_logs_a_password() {
+    let nats = Nats::start_with(&["--user", "notify", "--pass", "hunter2-hunter2"]).await;
+    let url = nats.url().replace("//", "//notify:hunter2-hunter2@");
+    let settings = Settings::new()
+        .set("nats.url", url)
+        .set("logging.level", "trace,async_nats=trace");
+    let server = Server::start(settings).await;
+    server
+        .log_line(|line| line.whole().contains("async_nats"))
+        .await;
     let log = server.stop().await;
     assert!(!log.contains("hunter2"), "the password stands in the log");
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::payload;
 use crate::support::tokens::{SECRET, Token};
-use crate::support::{Request, Response, Server, Settings, tokens};
+use crate::support::{EventStream, Request, Response, Server, Settings, tokens};
 
 const PATH: &str = "/api/v1/bus/fechatter.realtime.chat.5";
 
@@ -73,4 +73,56 @@ async fn what_is_no_event_is_refused_with_the_reason() {
     }
     let large = payload::chat_message(5, &"x".repeat(300 * 1024)).to_string();
     assert_eq!(publish(&server, &token, &large).await.status, 413);
+}
+
+#[tokio::test]
+async fn only_subjects_that_are_listened_on_can_be_published_on() {
+    let server = Server::start(Settings::new()).await;
+    let token = tokens::of_publisher(1);
+    let body = payload::chat_message(5, "hello").to_string();
+    for (subject, word) in [
+        ("elsewhere.chat.5", "fechatter.realtime.>"),
+        ("$JS.API.STREAM.PURGE.x", "fechatter.realtime.>"),
+        ("fechatter.realtime.*", "wildcard"),
+        ("fechatter..realtime", "empty"),
+    ] {
+        let target = format!("/api/v1/bus/{subject}");
+        let request = Request::new("POST", &target).bearer(&token);
+        let mut response = server.send(request.body(body.clone())).await;
+        assert_eq!(response.status, 422, "{subject}");
+        let problem = response.json().await;
+        assert_eq!(problem["field"], "subject", "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(word), "{detail}");
+    }
+}
+
+/// Browsers add cookies to what other sites' forms post.
+#[tokio::test]
+async fn a_cookie_is_no_right_to_publish() {
+    let server = Server::start(Settings::new()).await;
+    let cookie = format!("access_token={}", tokens::of_publisher(1));
+    let body = payload::chat_message(5, "hello").to_string();
+    let request = Request::new("POST", PATH)
+        .header("cookie", &cookie)
+        .header("content-type", "text/plain")
+        .body(body);
+    assert_eq!(server.send(request).await.status, 401);
+}
+
+#[tokio::test]
+async fn without_authentication_a_parameter_says_who_one_is_on_this_machine_only() {
+    let settings = Settings::new().set("auth.enabled", false).chat(5, &[1]);
+    let server = Server::start(settings).await;
+    assert_eq!(server.get("/events").await.status, 422);
+    let mut stream = EventStream::new(server.get("/events?user_id=1").await);
+    stream.expect_type("connection_confirmed").await;
+    let target = format!("{PATH}?user_id=2");
+    let body = payload::chat_message(5, "hello").to_string();
+    let published = server.send(Request::new("POST", &target).body(body)).await;
+    assert_eq!(published.status, 202);
+    stream.expect_type("new_message").await;
+    // A page of another name that was made to resolve to this machine.
+    let rebound = Request::get("/events?user_id=1").header("host", "rebound.example:6687");
+    assert_eq!(server.send(rebound).await.status, 403);
 }

@@ -4,6 +4,13 @@ use crate::support::payload::{self, chat_subject};
 use crate::support::{EventStream, Nats, Request, Server, Settings, eventually, sqlite, tokens};
 use serde_json::{Value, json};
 
+/// One thread that serves connections: then a witness that has an event shows that it is one of
+/// those that come before whoever connects next. With several threads each has a position of its
+/// own, and what one replays another sends live; the test of the seam has two.
+fn one_thread(nats: &Nats) -> Settings {
+    Settings::new().nats(nats).set("server.workers", 1)
+}
+
 /// Opens a user's stream behind `last_event_id`.
 async fn come_back(server: &Server, user: i64, last_event_id: &str) -> EventStream {
     let request = Request::get("/events")
@@ -19,7 +26,7 @@ fn content(event: &Value) -> String {
 #[tokio::test]
 async fn what_was_missed_is_replayed_and_then_it_goes_on() {
     let nats = Nats::start().await;
-    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1, 2])).await;
+    let server = Server::start(one_thread(&nats).chat(5, &[1, 2])).await;
     let backend = nats.backend().await;
     let mut stream = server.connect(1).await;
     let mut witness = server.connect(2).await;
@@ -69,7 +76,7 @@ async fn what_was_missed_is_replayed_and_then_it_goes_on() {
 #[tokio::test]
 async fn hostile_ids_get_a_gap_and_a_working_stream() {
     let nats = Nats::start().await;
-    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1])).await;
+    let server = Server::start(one_thread(&nats).chat(5, &[1])).await;
     let backend = nats.backend().await;
     let stream = server.connect(1).await;
     let current = stream.last_event_id().to_owned();
@@ -101,8 +108,7 @@ async fn hostile_ids_get_a_gap_and_a_working_stream() {
 #[tokio::test]
 async fn what_memory_no_longer_has_is_a_gap_and_the_rest_follows() {
     let nats = Nats::start().await;
-    let settings = Settings::new()
-        .nats(&nats)
+    let settings = one_thread(&nats)
         .chat(5, &[1, 2])
         .set("history.max_events", 3);
     let server = Server::start(settings).await;
@@ -132,7 +138,7 @@ async fn what_memory_no_longer_has_is_a_gap_and_the_rest_follows() {
 #[tokio::test]
 async fn a_replay_stays_within_the_time_of_membership() {
     let nats = Nats::start().await;
-    let server = Server::start(Settings::new().nats(&nats).chat(5, &[2]).chat(6, &[1, 2])).await;
+    let server = Server::start(one_thread(&nats).chat(5, &[2]).chat(6, &[1, 2])).await;
     let backend = nats.backend().await;
     let stream = server.connect(1).await;
     let before = stream.last_event_id().to_owned();
@@ -180,7 +186,7 @@ async fn a_replay_stays_within_the_time_of_membership() {
 #[tokio::test]
 async fn what_is_past_its_time_to_live_is_not_replayed() {
     let nats = Nats::start().await;
-    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1])).await;
+    let server = Server::start(one_thread(&nats).chat(5, &[1])).await;
     let backend = nats.backend().await;
     let stream = server.connect(1).await;
     let before = stream.last_event_id().to_owned();
@@ -210,7 +216,7 @@ async fn nothing_is_lost_or_doubled_at_the_seam() {
     const EVENTS: usize = 3_000;
     let nats = Nats::start().await;
     let users: Vec<i64> = (1..=CLIENTS).collect();
-    let mut settings = Settings::new().nats(&nats);
+    let mut settings = Settings::new().nats(&nats).set("server.workers", 2);
     for chat in 1..=3 {
         settings = settings.chat(chat, &users);
     }

@@ -136,3 +136,25 @@ async fn typing_is_shed_before_a_session_is_ended() {
     let ended = "notify_sessions_ended_total";
     assert_eq!(server.metric(ended, "").await, 0.0);
 }
+
+/// Several times the outbox in one burst, to a reader that reads: it must not be taken for slow.
+#[tokio::test]
+async fn a_burst_of_large_events_ends_nobody_who_reads() {
+    const EVENTS: usize = 40;
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats)).await;
+    let mut reader = server.connect(1).await;
+    let backend = nats.backend().await;
+    let content = "x".repeat(200 * KIBIBYTE);
+    for number in 0..EVENTS {
+        let payload = payload::message(5, &format!("{number} {content}"), &[1]);
+        let bytes = serde_json::to_vec(&payload).unwrap();
+        backend.send(&chat_subject(5), bytes).await;
+    }
+    backend.flush().await;
+    for number in 0..EVENTS {
+        let event = reader.expect_type("new_message").await;
+        let received = event.data["message"]["content"].as_str().unwrap();
+        assert!(received.starts_with(&format!("{number} ")), "{number}");
+    }
+}

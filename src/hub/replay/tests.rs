@@ -38,6 +38,18 @@ fn event(position: u64, audience: Audience, membership: Option<MembershipChange>
     })
 }
 
+/// What takes a position and is never replayed.
+fn ephemeral(position: u64) -> Arc<Event> {
+    let id = id(position);
+    Arc::new(Event {
+        id: Some(id),
+        kind: "t".to_owned(),
+        audience: Audience::channel(Channel::chat(&chat(1))),
+        membership: None,
+        frame: Frame::event(Some(&id), "t", b"{}", Class::Ephemeral, None),
+    })
+}
+
 fn user(number: i64) -> UserId {
     UserId::from(number)
 }
@@ -92,6 +104,18 @@ fn what_comes_after_the_head_is_left_to_the_live_stream() {
     }
     let replay = plan(&history, &user(1), &[chat(5)], Resume::After(id(1)), id(3));
     assert_eq!(positions(&replay), [2, 3]);
+}
+
+/// A client that comes from another shard may have seen more than this one has.
+#[test]
+fn a_client_that_is_ahead_of_its_shard_misses_nothing() {
+    let mut history = history(10);
+    for position in 1..=4 {
+        say(&mut history, position, 5);
+    }
+    let replay = plan(&history, &user(1), &[chat(5)], Resume::After(id(4)), id(2));
+    assert!(replay.frames.is_empty() && replay.gap.is_none());
+    assert_eq!(replay.from, id(4));
 }
 
 #[test]
@@ -228,7 +252,10 @@ proptest! {
                     change(&mut history, at, false, *number);
                     chats.remove(number);
                 }
-                Step::Skip => continue,
+                Step::Skip => {
+                    history.push(&ephemeral(at));
+                    continue;
+                }
             }
             durable.push(at);
             if visible {

@@ -100,6 +100,7 @@ impl Shard {
         if replayed > 0 {
             lead.push(notice::caught_up(replayed, &head));
         }
+        session.has_up_to = replay.from.position();
         session.outbox.lead_with(lead);
         session.wake(now);
     }

@@ -87,10 +87,10 @@ impl Request {
     /// Like `send`, for servers that may be gone.
     pub(crate) async fn try_send(&self, address: SocketAddr) -> io::Result<Response> {
         let mut socket = self.connect(address).await?;
-        let mut head = format!(
-            "{} {} HTTP/1.1\r\nhost: {address}\r\n",
-            self.method, self.target
-        );
+        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        if self.headers.iter().all(|(name, _)| name != "host") {
+            head.push_str(&format!("host: {address}\r\n"));
+        }
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
