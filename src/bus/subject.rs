@@ -101,6 +101,21 @@ impl Pattern {
         }
     }
 
+    /// Whether every subject that `other` matches is matched by this one, too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut wide = self.0.split('.');
+        let mut narrow = other.0.split('.');
+        loop {
+            match (wide.next(), narrow.next()) {
+                (None, None) | (Some(">"), Some(_)) => return true,
+                (Some("*"), Some(token)) if token != ">" => {}
+                (Some(expected), Some(token)) if expected == token => {}
+                _ => return false,
+            }
+        }
+    }
+
     /// Whether some subject matches both patterns, so that it would arrive twice.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -152,6 +167,26 @@ mod tests {
         for (a, b, expected) in cases {
             assert_eq!(pattern(a).overlaps(&pattern(b)), expected, "{a} {b}");
             assert_eq!(pattern(b).overlaps(&pattern(a)), expected, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn a_wider_pattern_covers_a_narrower_one() {
+        let cases = [
+            ("a.>", "a.*", true),
+            ("a.>", "a.b.c", true),
+            ("a.>", "a.>", true),
+            ("a.*", "a.>", false),
+            ("a.*", "a.b", true),
+            ("a.*.c", "a.b.*", false),
+            ("a.b", "a.*", false),
+        ];
+        for (wide, narrow, expected) in cases {
+            assert_eq!(
+                pattern(wide).covers(&pattern(narrow)),
+                expected,
+                "{wide} {narrow}"
+            );
         }
     }
 

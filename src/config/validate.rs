@@ -112,7 +112,7 @@ fn subjects(config: &Config, problems: &mut Vec<Problem>) {
     if let Err(error) = nats::connect::check(&config.nats) {
         problems.push(Problem::at("nats.url", Causes(&error).to_string()));
     }
-    let patterns: Vec<Pattern> = match config.nats.patterns() {
+    let patterns: Vec<Pattern> = match config.nats.distinct_patterns() {
         Ok(patterns) => patterns,
         Err(error) => return problems.push(Problem::at(key, error.to_string())),
     };

@@ -64,6 +64,21 @@ impl Default for NatsConfig {
 }
 
 impl NatsConfig {
+    /// The subjects without those that another one covers: their messages would arrive twice.
+    ///
+    /// # Errors
+    /// The first that is no pattern.
+    pub fn distinct_patterns(&self) -> Result<Vec<Pattern>, SubjectError> {
+        let mut distinct: Vec<Pattern> = Vec::new();
+        for pattern in self.patterns()? {
+            if !distinct.iter().any(|other| other.covers(&pattern)) {
+                distinct.retain(|other| !pattern.covers(other));
+                distinct.push(pattern);
+            }
+        }
+        Ok(distinct)
+    }
+
     /// The subjects, parsed.
     ///
     /// # Errors

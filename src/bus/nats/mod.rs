@@ -111,6 +111,13 @@ pub async fn open(
             "a subject that ends in .* matches one more token only, and backends publish deeper"
         );
     }
+    let distinct = config.distinct_patterns()?;
+    for pattern in patterns.iter().filter(|p| !distinct.contains(p)) {
+        warn!(
+            subject = pattern.as_str(),
+            "a subject is not subscribed to because another one covers it"
+        );
+    }
     let status = StatusCell::new(false, "not connected to NATS yet");
     let (sender, events) = mpsc::channel(CLIENT_EVENTS);
     let dropped = Arc::new(AtomicU64::new(0));
@@ -125,8 +132,8 @@ pub async fn open(
         }
     })
     .await?;
-    let mut subscribers = Vec::with_capacity(patterns.len());
-    for pattern in &patterns {
+    let mut subscribers = Vec::with_capacity(distinct.len());
+    for pattern in &distinct {
         let subscriber = client.subscribe(pattern.as_str().to_owned()).await?;
         subscribers.push(subscriber);
     }
