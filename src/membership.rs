@@ -17,6 +17,7 @@ use sqlx::{
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 use uuid::Uuid;
 
 use crate::database::{Database, DatabaseError, Pool};
@@ -192,9 +193,7 @@ async fn ask_postgres(
     // it compares the parameter with, so that an id is sent as what the column is.
     let sql = AssertSqlSafe(Arc::clone(query)).into_sql_str();
     let statement = connection.prepare(sql).await?;
-    let Some(query) = bind(&statement, user.id())? else {
-        return Ok(Vec::new());
-    };
+    let query = bind(&statement, user.id())?;
     let rows = query.fetch(connection).take(MAX_CHATS + 1);
     let rows: Vec<PgRow> = rows.try_collect().await?;
     bounded(rows.len())?;
@@ -209,34 +208,26 @@ fn bounded(chats: usize) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// The query with the user id as the type that the server expects; `None` where no value of that
-/// type can be the id, so that no row can match.
+/// The query with the user id as the type that the server expects. An id that is no value of that
+/// type is NULL, which equals nothing.
 fn bind<'q>(
     statement: &'q PgStatement,
     id: &Id,
-) -> Result<Option<Query<'q, Postgres, PgArguments>>, DatabaseError> {
+) -> Result<Query<'q, Postgres, PgArguments>, DatabaseError> {
     let query = statement.query();
     let Some(Either::Left([expected, ..])) = statement.parameters() else {
-        return Ok(Some(query));
+        return Ok(query);
     };
     let number = match id {
         Id::Number(number) => Some(*number),
         Id::Text(_) => None,
     };
     Ok(match expected.name() {
-        "INT8" => number.map(|number| query.bind(number)),
-        "INT4" => number
-            .and_then(|number| i32::try_from(number).ok())
-            .map(|number| query.bind(number)),
-        "INT2" => number
-            .and_then(|number| i16::try_from(number).ok())
-            .map(|number| query.bind(number)),
-        "UUID" => Uuid::parse_str(&id.to_string())
-            .ok()
-            .map(|uuid| query.bind(uuid)),
-        "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "citext" => {
-            Some(query.bind(id.to_string()))
-        }
+        "INT8" => query.bind(number),
+        "INT4" => query.bind(number.and_then(|number| i32::try_from(number).ok())),
+        "INT2" => query.bind(number.and_then(|number| i16::try_from(number).ok())),
+        "UUID" => query.bind(Uuid::parse_str(&id.to_string()).ok()),
+        "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "citext" => query.bind(id.to_string()),
         other => return Err(DatabaseError::Parameter(other.to_owned())),
     })
 }
@@ -292,5 +283,12 @@ fn sqlite_id(row: &SqliteRow) -> Result<Option<Id>, DatabaseError> {
 
 /// A chat id that can't be part of a channel can't be listened on by anyone; it is left out.
 fn usable(text: &str) -> Option<Id> {
-    Id::parse(text).ok()
+    Id::parse(text)
+        .inspect_err(|error| {
+            debug!(
+                error = error.to_string(),
+                "a chat is left out because its id can't be a channel's"
+            );
+        })
+        .ok()
 }

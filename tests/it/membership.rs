@@ -69,6 +69,23 @@ async fn ids_may_be_of_any_column_type() {
     }
 }
 
+/// Also to users whose ids are no value of the column's type.
+#[tokio::test]
+async fn a_query_may_give_chats_to_everyone() {
+    let postgres = Postgres::start().await;
+    let members = sqlite::insert_members(&[(99, &[1])]);
+    postgres
+        .execute(&format!("{}; {members}", sqlite::CHAT_MEMBERS))
+        .await;
+    let settings = with_database(&postgres.url()).set(
+        "database.membership_query",
+        "SELECT chat_id FROM chat_members WHERE user_id = $1 OR chat_id = 99",
+    );
+    let server = Server::start(settings).await;
+    assert_eq!(chats_of(&server, 7).await, json!([99]));
+    assert_eq!(chats_of(&server, "nobody").await, json!([99]));
+}
+
 #[tokio::test]
 async fn a_chat_without_numbers_is_routed_like_any_other() {
     let nats = Nats::start().await;
