@@ -43,6 +43,7 @@ pub struct Application {
     address: SocketAddr,
     config: Config,
     hub: Hub,
+    health: Health,
     database: Database,
     tasks: JoinSet<&'static str>,
     server: JoinHandle<std::io::Result<()>>,
@@ -120,8 +121,9 @@ impl Application {
             spawn(&mut tasks, "the key set task", run_jwks(jwks));
         }
         let own_database = config.owns_database().then(|| database.clone());
+        let health = Health::new(bus.clone(), database.clone(), hub.clone(), verifier.clone());
         let parts = Parts {
-            health: Health::new(bus.clone(), database.clone(), hub.clone(), verifier.clone()),
+            health: health.clone(),
             verifier,
             membership,
             bus,
@@ -138,6 +140,7 @@ impl Application {
             address,
             config,
             hub,
+            health,
             database,
             tasks,
             server: tokio::spawn(server),
@@ -187,6 +190,8 @@ impl Application {
         let connections = self.hub.admission().total();
         let deadline = self.config.server.drain_timeout;
         info!(connections, "stopping");
+        self.health.stopping();
+        tokio::time::sleep(self.config.server.unready_delay.0).await;
         self.hub.admission().stop();
         // Asks for the stop at once and waits for it below: the listener closes before the
         // streams are told to go, so that none of them comes back to here.

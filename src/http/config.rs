@@ -23,6 +23,9 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// The most streams of one user on this instance.
     pub max_connections_per_user: usize,
+    /// How long the server says that it is not ready, and still serves, before it stops: the time
+    /// that a load balancer takes to notice.
+    pub unready_delay: Period,
     /// How long stopping may take before connections are cut.
     pub drain_timeout: Period,
     /// Origins of pages that may read from this server; `*` for any.
@@ -39,6 +42,7 @@ impl Default for ServerConfig {
             backlog: 16_384,
             max_connections: 10_000,
             max_connections_per_user: 20,
+            unready_delay: Period::secs(0),
             drain_timeout: Period::secs(30),
             allowed_origins: Vec::new(),
         }

@@ -1,6 +1,7 @@
 //! `/live`, `/ready` and `/health`: how the server is doing, and what is wrong, in words.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::HttpResponse;
@@ -31,6 +32,7 @@ struct Inner {
     hub: Hub,
     verifier: Verifier,
     started: Instant,
+    stopping: AtomicBool,
     last_ping: Mutex<Option<(Instant, Component)>>,
 }
 
@@ -76,8 +78,14 @@ impl Health {
             hub,
             verifier,
             started: Instant::now(),
+            stopping: AtomicBool::new(false),
             last_ping: Mutex::new(None),
         }))
+    }
+
+    /// From now on nobody should be sent here any more.
+    pub fn stopping(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
     }
 
     async fn components(&self) -> Components {
@@ -112,7 +120,7 @@ impl Health {
 
     fn hub(&self) -> Component {
         let hub = &self.0.hub;
-        if hub.admission().is_stopping() {
+        if self.0.stopping.load(Ordering::Relaxed) {
             Component::down("the server is stopping")
         } else if hub.shard_count() == 0 {
             Component::down("no thread serves connections yet")

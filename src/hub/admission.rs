@@ -95,12 +95,6 @@ impl Admission {
         self.0.counts.lock().stopping = true;
     }
 
-    /// Whether [`Admission::stop`] was called.
-    #[must_use]
-    pub fn is_stopping(&self) -> bool {
-        self.0.counts.lock().stopping
-    }
-
     /// How many connections there are.
     #[must_use]
     pub fn total(&self) -> usize {

@@ -139,3 +139,20 @@ async fn a_second_server_takes_over() {
     let event = stream.expect_type("new_message").await;
     assert_eq!(event.data["message"]["content"], "new");
 }
+
+#[tokio::test]
+async fn a_load_balancer_has_time_to_notice() {
+    let settings = Settings::new().set("server.unready_delay", "2s");
+    let server = Server::start(settings).await;
+    let mut stream = server.connect(1).await;
+    server.terminate();
+    let says = server.not_ready().await;
+    assert!(says.contains("stopping"), "{says}");
+    // Not ready is not gone: who is sent here all the same is served.
+    let mut late = server.connect(2).await;
+    for stream in [&mut stream, &mut late] {
+        let closing = stream.expect_type("closing").await;
+        assert_eq!(closing.data["reason"], "draining");
+    }
+    assert_eq!(server.process().exited().await.code(), Some(0));
+}
