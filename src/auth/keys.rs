@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use tracing::warn;
@@ -13,6 +14,9 @@ use crate::secret::SecretUrl;
 /// A shared secret shorter than this is warned about, since it can be guessed offline from one
 /// token: 256 bits is what HS256 is worth.
 const SAFE_SECRET_BYTES: usize = 32;
+
+/// The object identifier of the curve P-256 (1.2.840.10045.3.1.7) in DER.
+const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 /// A key, how to use it, and what else a token must say.
 #[derive(Clone)]
@@ -257,7 +261,7 @@ fn public(index: usize, pem: &str) -> Result<(Algorithm, DecodingKey), KeyError>
     type FromPem = fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>;
     let types: [(Algorithm, FromPem); 3] = [
         (Algorithm::EdDSA, DecodingKey::from_ed_pem),
-        (Algorithm::ES256, DecodingKey::from_ec_pem),
+        (Algorithm::ES256, p256),
         (Algorithm::RS256, DecodingKey::from_rsa_pem),
     ];
     types
@@ -267,6 +271,19 @@ fn public(index: usize, pem: &str) -> Result<(Algorithm, DecodingKey), KeyError>
             Some((algorithm, key))
         })
         .ok_or(KeyError::Pem(index))
+}
+
+/// The library takes a key on any curve here and then refuses every token.
+fn p256(pem: &[u8]) -> jsonwebtoken::errors::Result<DecodingKey> {
+    let on_p256 = pem::parse(pem).is_ok_and(|pem| {
+        let der = pem.contents();
+        der.windows(P256.len()).any(|bytes| bytes == P256)
+    });
+    if on_p256 {
+        DecodingKey::from_ec_pem(pem)
+    } else {
+        Err(ErrorKind::InvalidKeyFormat.into())
+    }
 }
 
 /// The signing keys of a set. Keys of types that are not supported are passed over, as a set may

@@ -183,6 +183,12 @@ fn a_kid_chooses_among_keys() {
     }
 }
 
+const P384: &str = "-----BEGIN PUBLIC KEY-----
+MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEwa0K1jlLAkfXouj7CEI88uxzgOMMj+e0
+UI5EV7oJfG3T0GK1Xn4Odii7JkOdwlnQYJpUUMpuQ6MznR2qohFAPvY8nWdG7HI0
+/Q9XZ1+8l6DExOnd+DLsTgkERnkUD0rt
+-----END PUBLIC KEY-----";
+
 #[test]
 fn wrong_keys_are_named() {
     let cases = [
@@ -200,6 +206,13 @@ fn wrong_keys_are_named() {
                 ..KeyConfig::default()
             },
             "PEM",
+        ),
+        (
+            KeyConfig {
+                pem: Some(P384.to_owned()),
+                ..KeyConfig::default()
+            },
+            "EC P-256",
         ),
         (
             KeyConfig {
