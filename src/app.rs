@@ -246,7 +246,7 @@ fn development_signer(config: &mut Config) -> Result<Option<Signer>, SignerError
 }
 
 async fn open_database(config: &Config) -> Result<Database, BuildError> {
-    if let (Some(url), false) = (&config.database.url, config.owns_database()) {
+    if let Some(url) = &config.database.url {
         return Ok(Database::open(url, &config.database)?);
     }
     let file = config.development_database();

@@ -90,30 +90,13 @@ impl Pattern {
     /// Whether a message on `subject` is one that the pattern subscribes to.
     #[must_use]
     pub fn matches(&self, subject: &str) -> bool {
-        let mut pattern = self.0.split('.');
-        let mut tokens = subject.split('.');
-        loop {
-            match (pattern.next(), tokens.next()) {
-                (None, None) | (Some(">"), Some(_)) => return true,
-                (Some(expected), Some(token)) if expected == "*" || expected == token => {}
-                _ => return false,
-            }
-        }
+        includes(&self.0, subject)
     }
 
     /// Whether every subject that `other` matches is matched by this one, too.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        let mut wide = self.0.split('.');
-        let mut narrow = other.0.split('.');
-        loop {
-            match (wide.next(), narrow.next()) {
-                (None, None) | (Some(">"), Some(_)) => return true,
-                (Some("*"), Some(token)) if token != ">" => {}
-                (Some(expected), Some(token)) if expected == token => {}
-                _ => return false,
-            }
-        }
+        includes(&self.0, &other.0)
     }
 
     /// Whether some subject matches both patterns, so that it would arrive twice.
@@ -128,6 +111,20 @@ impl Pattern {
                 (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
                 _ => return false,
             }
+        }
+    }
+}
+
+/// Whether `wide` includes `narrow`, which is a pattern or, as the narrowest of patterns, a subject.
+fn includes(wide: &str, narrow: &str) -> bool {
+    let mut wide = wide.split('.');
+    let mut narrow = narrow.split('.');
+    loop {
+        match (wide.next(), narrow.next()) {
+            (None, None) | (Some(">"), Some(_)) => return true,
+            (Some("*"), Some(token)) if token != ">" => {}
+            (Some(expected), Some(token)) if expected == token => {}
+            _ => return false,
         }
     }
 }

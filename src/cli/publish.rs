@@ -40,11 +40,10 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
         "-" => {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text)?;
-            text
+            json(&text).map_err(anyhow::Error::msg)?
         }
         text => text.to_owned(),
     };
-    json(&payload).map_err(anyhow::Error::msg)?;
     if arguments.server.is_none() && !config.nats.url.is_empty() {
         through_nats(&config, arguments.subject, payload).await?;
     } else {

@@ -8,6 +8,7 @@ use crate::auth;
 use crate::bus::nats;
 use crate::bus::subject::Pattern;
 use crate::causes::Causes;
+use crate::database::Kind;
 
 /// Everything that is wrong.
 pub(super) fn check(config: &Config) -> Vec<Problem> {
@@ -138,13 +139,8 @@ fn database(config: &Config, problems: &mut Vec<Problem>) {
             .with_value(&config.database.membership_query),
         );
     }
-    let schemes = ["postgres://", "postgresql://", "sqlite:"];
     match &config.database.url {
-        Some(url)
-            if !schemes
-                .iter()
-                .any(|scheme| url.expose().starts_with(scheme)) =>
-        {
+        Some(url) if Kind::of(url).is_none() => {
             problems.push(
                 Problem::at("database.url", "must be postgres://… or sqlite://…").with_value(url),
             );

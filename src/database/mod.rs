@@ -39,6 +39,15 @@ pub enum Pool {
     Sqlite(SqlitePool),
 }
 
+/// Which database a URL is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// PostgreSQL.
+    Postgres,
+    /// SQLite.
+    Sqlite,
+}
+
 /// Why a database can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
@@ -83,6 +92,21 @@ pub enum DatabaseError {
     Stopping,
 }
 
+impl Kind {
+    /// The kind that the URL's scheme names; `None` if that is not a supported one.
+    #[must_use]
+    pub fn of(url: &SecretUrl) -> Option<Self> {
+        let text = url.expose();
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            Some(Self::Postgres)
+        } else if text.starts_with("sqlite:") {
+            Some(Self::Sqlite)
+        } else {
+            None
+        }
+    }
+}
+
 impl Database {
     /// Opens the pool without connecting: a database that is down is found out by the queries.
     /// Must be called on the runtime that is to run the queries.
@@ -96,14 +120,15 @@ impl Database {
             source,
         };
         let text = url.expose();
-        let pool = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            let options: PgConnectOptions = text.parse().map_err(|e| wrong(Some(e)))?;
-            Pool::Postgres(postgres(options, config, timeout))
-        } else if text.starts_with("sqlite:") {
-            let options: SqliteConnectOptions = text.parse().map_err(|e| wrong(Some(e)))?;
-            Pool::Sqlite(sqlite(options, config, timeout))
-        } else {
-            return Err(wrong(None));
+        let pool = match Kind::of(url).ok_or_else(|| wrong(None))? {
+            Kind::Postgres => {
+                let options: PgConnectOptions = text.parse().map_err(|e| wrong(Some(e)))?;
+                Pool::Postgres(postgres(options, config, timeout))
+            }
+            Kind::Sqlite => {
+                let options: SqliteConnectOptions = text.parse().map_err(|e| wrong(Some(e)))?;
+                Pool::Sqlite(sqlite(options, config, timeout))
+            }
         };
         Ok(Self {
             pool,
@@ -120,7 +145,7 @@ impl Database {
     /// As [`Database::open`].
     pub fn create(url: &SecretUrl, config: &DatabaseConfig) -> Result<Self, DatabaseError> {
         let text = url.expose();
-        if !text.starts_with("sqlite:") || text.contains("mode=") {
+        if Kind::of(url) != Some(Kind::Sqlite) || text.contains("mode=") {
             return Self::open(url, config);
         }
         let separator = if text.contains('?') { '&' } else { '?' };

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::credentials::Authenticated;
 use super::error::{self, ApiError};
+use super::max_body;
 use crate::bus::subject::{Pattern, check_publish};
 use crate::bus::{Bus, PublishError};
 use crate::event::Timestamp;
@@ -40,7 +41,7 @@ pub(super) async fn publish(
             problem: format!("this server listens on {} only", known.join(" and ")),
         });
     }
-    let payload = payload.map_err(|error| error::body(&error))?;
+    let payload = payload.map_err(|error| error::body(&error, max_body(&rules)))?;
     // Here somebody is waiting for an answer, who can be told what subscribers could only count.
     decode(&rules, &subject, &payload, Timestamp::now())?;
     let id = bus.publish(&subject, payload).await?;

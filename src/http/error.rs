@@ -195,9 +195,9 @@ pub(super) fn query(error: QueryPayloadError, _: &HttpRequest) -> actix_web::Err
 }
 
 /// For bodies that can't be read.
-pub(super) fn body(error: &actix_web::Error) -> ApiError {
+pub(super) fn body(error: &actix_web::Error, limit: usize) -> ApiError {
     match error.as_error::<PayloadError>() {
-        Some(PayloadError::Overflow) => ApiError::TooLarge(super::MAX_BODY),
+        Some(PayloadError::Overflow) => ApiError::TooLarge(limit),
         _ => ApiError::Invalid {
             field: "body",
             problem: error.to_string(),

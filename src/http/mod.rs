@@ -36,6 +36,11 @@ use crate::membership::Membership;
 /// The largest request body, in bytes: a payload of the default limit in its longest escaping.
 const MAX_BODY: usize = 1024 * 1024;
 
+/// The largest payload that can be published, in bytes, whatever events are configured to have.
+fn max_body(rules: &Rules) -> usize {
+    MAX_BODY.max(rules.max_payload)
+}
+
 /// Everything that handlers can ask for. Each part is a cheap handle.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -67,9 +72,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.verifier))
         .app_data(Data::new(parts.membership))
         .app_data(Data::new(parts.bus))
-        .app_data(web::PayloadConfig::new(
-            MAX_BODY.max(parts.rules.max_payload),
-        ))
+        .app_data(web::PayloadConfig::new(max_body(&parts.rules)))
         .app_data(Data::new(parts.rules))
         .app_data(Data::new(parts.patterns))
         .app_data(Data::new(parts.hub))

@@ -13,6 +13,15 @@ fn with_database(url: &str) -> Settings {
     Settings::new().set("database.url", url)
 }
 
+/// A database in which these users are in these chats.
+async fn postgres_with(members: &[(i64, &[i64])]) -> Postgres {
+    let postgres = Postgres::start().await;
+    let rows = sqlite::insert_members(members);
+    let sql = format!("{}; {rows}", sqlite::CHAT_MEMBERS);
+    postgres.execute(&sql).await;
+    postgres
+}
+
 async fn chats_of(server: &Server, user: impl Into<Value>) -> Value {
     let mut stream = EventStream::new(server.events(&tokens::of_user(user)).await);
     let mut event = stream.expect_type("connection_confirmed").await;
@@ -72,11 +81,7 @@ async fn ids_may_be_of_any_column_type() {
 /// Also to users whose ids are no value of the column's type.
 #[tokio::test]
 async fn a_query_may_give_chats_to_everyone() {
-    let postgres = Postgres::start().await;
-    let members = sqlite::insert_members(&[(99, &[1])]);
-    postgres
-        .execute(&format!("{}; {members}", sqlite::CHAT_MEMBERS))
-        .await;
+    let postgres = postgres_with(&[(99, &[1])]).await;
     let settings = with_database(&postgres.url()).set(
         "database.membership_query",
         "SELECT chat_id FROM chat_members WHERE user_id = $1 OR chat_id = 99",
@@ -146,11 +151,7 @@ async fn is_back(server: &Server) {
 #[tokio::test]
 async fn a_stopped_database_refuses_streams_and_keeps_those_that_are_open() {
     let nats = Nats::start().await;
-    let mut postgres = Postgres::start().await;
-    let members = sqlite::insert_members(&[(1, &[2])]);
-    postgres
-        .execute(&format!("{}; {members}", sqlite::CHAT_MEMBERS))
-        .await;
+    let mut postgres = postgres_with(&[(1, &[2])]).await;
     let server = Server::start(with_database(&postgres.url()).nats(&nats)).await;
     let mut open = server.connect(2).await;
     postgres.stop().await;
@@ -177,11 +178,7 @@ async fn a_stopped_database_refuses_streams_and_keeps_those_that_are_open() {
 
 #[tokio::test]
 async fn a_database_that_hangs_refuses_streams_in_time() {
-    let postgres = Postgres::start().await;
-    let members = sqlite::insert_members(&[(1, &[2])]);
-    postgres
-        .execute(&format!("{}; {members}", sqlite::CHAT_MEMBERS))
-        .await;
+    let postgres = postgres_with(&[(1, &[2])]).await;
     let server = Server::start(with_database(&postgres.url())).await;
     assert_eq!(chats_of(&server, 2).await, json!([1]));
     postgres.freeze();
@@ -220,11 +217,7 @@ async fn a_query_that_fails_is_no_empty_list() {
 
 #[tokio::test]
 async fn nothing_is_migrated_unasked() {
-    let postgres = Postgres::start().await;
-    let members = sqlite::insert_members(&[(1, &[2])]);
-    postgres
-        .execute(&format!("{}; {members}", sqlite::CHAT_MEMBERS))
-        .await;
+    let postgres = postgres_with(&[(1, &[2])]).await;
     let server = Server::start(with_database(&postgres.url())).await;
     assert_eq!(chats_of(&server, 2).await, json!([1]));
     let tables = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'";
