@@ -13,10 +13,11 @@ use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
+use crate::archive::Archive;
 use crate::auth::development::{Signer, SignerError};
 use crate::auth::{JwksTask, KeyError, Verifier};
 use crate::bus::nats::ConnectError;
-use crate::bus::{Bus, EmbeddedBus, Feed, nats};
+use crate::bus::{Bus, EmbeddedBus, Feed, LogError, LogKind, nats};
 use crate::config::Config;
 use crate::database::{self, Database, DatabaseError};
 use crate::http::{self, Development, Exporter, Health, Parts};
@@ -30,6 +31,9 @@ use crate::units::Period;
 
 /// How long the rest of the stop may take after the connections are gone.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long the start waits for the log.
+const FIRST_WORDS: Duration = Duration::from_secs(3);
 
 /// The open files limit where it can't be found out.
 const USUAL_FILES: usize = 1_024;
@@ -45,7 +49,7 @@ pub struct Application {
     hub: Hub,
     health: Health,
     database: Database,
-    tasks: JoinSet<&'static str>,
+    tasks: JoinSet<RunError>,
     server: JoinHandle<std::io::Result<()>>,
     handle: ServerHandle,
 }
@@ -68,6 +72,9 @@ pub enum BuildError {
     /// NATS can't be used.
     #[error(transparent)]
     Nats(#[from] ConnectError),
+    /// Something that must run has ended before it began.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// The address can't be listened on.
     #[error("{0} can't be listened on")]
     Listen(SocketAddr, #[source] std::io::Error),
@@ -79,6 +86,9 @@ pub enum RunError {
     /// Something that must run has ended.
     #[error("{0} has ended unexpectedly")]
     Ended(&'static str),
+    /// There is no log, and waiting for one does not help.
+    #[error("there is no log of events")]
+    Log(#[from] LogError),
     /// Something that must run has panicked.
     #[error("a task has failed")]
     Task(#[from] tokio::task::JoinError),
@@ -117,15 +127,24 @@ impl Application {
         );
         spawn(&mut tasks, "the ingest", ingest.run());
         spawn(&mut tasks, "the presence lane", presence.run());
+        let archive = Archive::new(
+            bus.log().cloned(),
+            hub.clone(),
+            rules.clone(),
+            config.history.archive_bytes.bytes(),
+            metrics.archive.clone(),
+        );
         if let Some(jwks) = jwks {
             spawn(&mut tasks, "the key set task", run_jwks(jwks));
         }
         let own_database = config.owns_database().then(|| database.clone());
+        first_words(&hub, &mut tasks).await?;
         let health = Health::new(bus.clone(), database.clone(), hub.clone(), verifier.clone());
         let parts = Parts {
             health: health.clone(),
             verifier,
             membership,
+            archive,
             bus,
             rules,
             patterns: config.nats.patterns().map_err(ConnectError::from)?,
@@ -162,7 +181,7 @@ impl Application {
         let unexpected = tokio::select! {
             () = stop => None,
             ended = self.tasks.join_next() => Some(match ended {
-                Some(Ok(name)) => RunError::Ended(name),
+                Some(Ok(error)) => error,
                 Some(Err(error)) => error.into(),
                 None => RunError::Ended("every task"),
             }),
@@ -261,15 +280,37 @@ async fn open_database(config: &Config) -> Result<Database, BuildError> {
 async fn open_bus(
     config: &Config,
     metrics: &Metrics,
-    tasks: &mut JoinSet<&'static str>,
+    tasks: &mut JoinSet<RunError>,
 ) -> Result<(Bus, Feed), ConnectError> {
     if config.nats.url.is_empty() {
         let (bus, feed) = EmbeddedBus::new();
         return Ok((Bus::Embedded(bus), feed));
     }
-    let (bus, task, feed) = nats::open(&config.nats, metrics.bus.clone()).await?;
-    spawn(tasks, "the NATS task", task.run());
+    let log = match config.log {
+        LogKind::Memory => nats::Log::Memory,
+        // The memory is filled from the log at the start, and more than fits would be in vain.
+        LogKind::Auto | LogKind::Jetstream => {
+            nats::Log::JetStream(&config.jetstream, config.history.max_events)
+        }
+    };
+    let (bus, task, feed) = nats::open(&config.nats, log, metrics.bus.clone()).await?;
+    tasks.spawn(async move {
+        match task.run().await {
+            Ok(()) => RunError::Ended("the NATS task"),
+            Err(error) => RunError::Log(error),
+        }
+    });
     Ok((Bus::Nats(bus), feed))
+}
+
+/// Waits a moment for the log, so that what makes it impossible stops the start, with the reason,
+/// before anyone can connect. A NATS server that is not there yet is waited for while the server runs.
+async fn first_words(hub: &Hub, tasks: &mut JoinSet<RunError>) -> Result<(), RunError> {
+    tokio::select! {
+        () = hub.settled() => Ok(()),
+        Some(Ok(error)) = tasks.join_next() => Err(error),
+        () = tokio::time::sleep(FIRST_WORDS) => Ok(()),
+    }
 }
 
 fn new_hub(config: &Config, metrics: &Metrics, bus: &Bus) -> Hub {
@@ -283,6 +324,7 @@ fn new_hub(config: &Config, metrics: &Metrics, bus: &Bus) -> Hub {
         admission,
         metrics.hub.clone(),
         bus.origin(),
+        bus.log().is_none(),
     )
 }
 
@@ -294,13 +336,13 @@ async fn run_jwks(task: JwksTask) {
 
 /// Spawns a task that must not end before it is told to.
 fn spawn(
-    tasks: &mut JoinSet<&'static str>,
+    tasks: &mut JoinSet<RunError>,
     name: &'static str,
     task: impl Future<Output = ()> + Send + 'static,
 ) {
     tasks.spawn(async move {
         task.await;
-        name
+        RunError::Ended(name)
     });
 }
 

@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::bus::{Arrival, Feed, Loss, Message};
+use crate::bus::{Arrival, Feed, Loss, Message, Passage};
 use crate::event::decode::{Decoded, Rejection, Rules, decode};
-use crate::event::{Audience, Channel, Event, Recipients, UserId};
-use crate::hub::{Gap, GapReason, Hub};
+use crate::event::{Audience, Channel, Event, EventId, Recipients, UserId};
+use crate::hub::{Delivery, Gap, GapReason, Hub};
 use crate::membership::Membership;
 use crate::refresh::Refresh;
 use crate::units::{Period, Size};
@@ -157,41 +157,58 @@ impl Ingest {
         while let Some(arrival) = self.feed.next().await {
             match arrival {
                 Arrival::Message(message) => self.message(&message).await,
-                Arrival::Gap { loss, from, to } => {
-                    let reason = match loss {
-                        Loss::Disconnected => GapReason::Epoch,
-                        Loss::Dropped => GapReason::Overflow,
-                    };
-                    let gap = Gap {
-                        reason,
-                        from: Some(from),
-                        to: Some(to),
-                    };
-                    self.hub.gap(gap).await;
-                    // Joins and leaves may be among what was lost.
-                    self.refresh.request();
-                }
+                Arrival::Began(origin) => self.hub.restart(origin),
+                Arrival::Gap { loss, from, to } => self.gap(loss, from, to).await,
+                Arrival::Forgotten(position) => self.hub.forget_up_to(position),
+                // Joins and leaves may be among what nobody has stored.
+                Arrival::Doubt => self.refresh.request(),
             }
         }
+    }
+
+    async fn gap(&self, loss: Loss, from: EventId, to: EventId) {
+        let reason = match loss {
+            Loss::Disconnected | Loss::Recreated | Loss::Rewound => GapReason::Epoch,
+            Loss::Dropped => GapReason::Overflow,
+            Loss::Expired => GapReason::Expired,
+        };
+        let gap = Gap {
+            reason,
+            from: Some(from),
+            to: Some(to),
+        };
+        self.hub.gap(gap).await;
+        // Joins and leaves may be among what was lost.
+        self.refresh.request();
     }
 
     async fn message(&mut self, message: &Message) {
         self.metrics.received.inc();
         match decode(&self.rules, &message.subject, &message.payload, message.at) {
             Ok(decoded) => self.decoded(message, decoded).await,
+            // It was rejected, and said so, when it was new.
+            Err(_) if message.passage == Passage::Past => {}
             Err(rejection) => self.reject(message, &rejection),
         }
     }
 
     async fn decoded(&self, message: &Message, decoded: Decoded) {
+        let delivery = match message.passage {
+            Passage::Past => return self.hub.remember(Event::new(message.id, decoded)),
+            Passage::Live => Delivery::Live,
+            Passage::Unlogged(number) => Delivery::Unlogged(number),
+            Passage::Late(number) => Delivery::Late(number),
+        };
         if let Recipients::SharingChatWith(_) = decoded.audience.to {
             // It waits for the database while later events go on, so it can't have a place in
-            // their order.
-            if self.presence.try_send(Event::new(None, decoded)).is_err() {
+            // their order. One that is late has been here.
+            let late = matches!(delivery, Delivery::Late(_));
+            if !late && self.presence.try_send(Event::new(None, decoded)).is_err() {
                 self.metrics.presence_dropped.inc();
             }
         } else {
-            self.hub.deliver(Event::new(message.id, decoded)).await;
+            let event = Event::new(message.id, decoded);
+            self.hub.deliver(event, delivery).await;
         }
     }
 
@@ -229,7 +246,8 @@ impl PresenceLane {
                         to,
                         except: event.audience.except.clone(),
                     };
-                    self.hub.deliver(Event { audience, ..event }).await;
+                    let event = Event { audience, ..event };
+                    self.hub.deliver(event, Delivery::Live).await;
                 }
                 Err(error) => self.drop_one(user, &error),
             }

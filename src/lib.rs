@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`event`] | channels, audiences, decoding of payloads, encoding of frames; pure |
 //! | [`bus`] | carries payloads to this instance: NATS, or within the process |
+//! | [`archive`] | what is older than the hub's memory, read from the log |
 //! | [`ingest`], [`refresh`] | one task from bus to hub; memberships anew after a gap |
 //! | [`hub`] | which sessions listen on which channel; their outboxes; routing |
 //! | [`transport`] | a session as the body of a response |
@@ -23,6 +24,7 @@
 //! knows nobody. A test reads the imports and keeps it so.
 
 pub mod app;
+pub mod archive;
 pub mod auth;
 pub mod bus;
 pub mod causes;

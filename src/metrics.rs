@@ -3,7 +3,7 @@
 
 use prometheus_client::registry::Registry;
 
-use crate::{bus, http, hub, ingest};
+use crate::{archive, bus, http, hub, ingest};
 
 /// What every name begins with.
 const PREFIX: &str = "notify";
@@ -17,6 +17,8 @@ pub struct Metrics {
     pub ingest: ingest::Metrics,
     /// Of the hub.
     pub hub: hub::Metrics,
+    /// Of the archive.
+    pub archive: archive::Metrics,
     /// Of the HTTP layer.
     pub http: http::Metrics,
 }
@@ -29,6 +31,7 @@ impl Metrics {
         self.bus.register(&mut registry);
         self.ingest.register(&mut registry);
         self.hub.register(&mut registry);
+        self.archive.register(&mut registry);
         self.http.register(&mut registry);
         registry
     }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::log::LocalLog;
-use super::{Arrival, Feed, Message, PublishError, Status};
+use super::{Arrival, Feed, Message, Passage, PublishError, Status};
 use crate::event::{EventId, Timestamp};
 
 /// A bus that ends where it begins.
@@ -54,6 +54,7 @@ impl EmbeddedBus {
             payload,
             id: Some(id),
             at: Timestamp::now(),
+            passage: Passage::Live,
         }));
         Ok(id)
     }

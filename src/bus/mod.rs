@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
 pub use embedded::EmbeddedBus;
+pub use nats::jetstream::{Batch, Extent, JetStreamConfig, LogError, LogKind, LogReader, Logged};
 pub use nats::{NatsBus, NatsConfig};
 
 use crate::event::{EventId, Timestamp};
@@ -28,6 +29,8 @@ const FEED: usize = 1_024;
 pub enum Arrival {
     /// A published payload.
     Message(Message),
+    /// A log was found whose positions behind this one follow, its past first.
+    Began(EventId),
     /// Payloads were lost, or positions before are no longer comparable to those that follow.
     Gap {
         /// What happened.
@@ -37,6 +40,11 @@ pub enum Arrival {
         /// The position from which the feed goes on.
         to: EventId,
     },
+    /// The log has nothing up to this position any more.
+    Forgotten(u64),
+    /// The connection was down. What the log has taken meanwhile follows; what it could not take is
+    /// unknown.
+    Doubt,
 }
 
 /// Why payloads may be missing.
@@ -46,6 +54,12 @@ pub enum Loss {
     Disconnected,
     /// This instance read too slowly and the client library dropped messages.
     Dropped,
+    /// The log is another one than before: it was deleted and made again.
+    Recreated,
+    /// The log has lost its end and uses positions again that it had used before.
+    Rewound,
+    /// The log has dropped what this instance had still to read.
+    Expired,
 }
 
 /// A payload as it was published.
@@ -59,6 +73,23 @@ pub struct Message {
     pub id: Option<EventId>,
     /// When it entered the log, or arrived here where the log has no time.
     pub at: Timestamp,
+    /// By which way it came.
+    pub passage: Passage,
+}
+
+/// By which way a payload came, and with that, who is still to have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// In its turn: for everybody.
+    Live,
+    /// Out of the log, from before this instance followed it: for those who come back.
+    Past,
+    /// Without a place in the log, which has not taken it in time. The number, which grows, ties it to a
+    /// `Late` that may follow.
+    Unlogged(u64),
+    /// In the log after all, after it came as `Unlogged` under this number: for those who were not
+    /// here then.
+    Late(u64),
 }
 
 /// The receiving end. Dropping it stops the bus.
@@ -125,6 +156,14 @@ impl StatusCell {
         *self.0.write() = Status { up, detail };
     }
 
+    /// For those who report often and rarely anything new.
+    fn set_if_changed(&self, up: bool, detail: &str) {
+        let status = self.get();
+        if status.up != up || status.detail != detail {
+            self.set(up, detail);
+        }
+    }
+
     fn get(&self) -> Status {
         self.0.read().clone()
     }
@@ -154,6 +193,15 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.status(),
             Self::Nats(bus) => bus.status(),
+        }
+    }
+
+    /// Reads the past of the log that instances share; `None` where each has its own.
+    #[must_use]
+    pub fn log(&self) -> Option<&LogReader> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Nats(bus) => bus.log(),
         }
     }
 

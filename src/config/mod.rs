@@ -14,7 +14,7 @@ pub use load::{Overrides, load};
 pub use problem::{ConfigError, Problem};
 
 use crate::auth::AuthConfig;
-use crate::bus::NatsConfig;
+use crate::bus::{JetStreamConfig, LogKind, NatsConfig};
 use crate::database::DatabaseConfig;
 use crate::http::ServerConfig;
 use crate::hub::{HistoryConfig, StreamConfig};
@@ -39,6 +39,10 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Where events come from.
     pub nats: NatsConfig,
+    /// What keeps recent events.
+    pub log: LogKind,
+    /// The log, where it is JetStream.
+    pub jetstream: JetStreamConfig,
     /// Who is in which chat.
     pub database: DatabaseConfig,
     /// What events may be like.
@@ -70,6 +74,8 @@ impl Default for Config {
             history: HistoryConfig::default(),
             auth: AuthConfig::default(),
             nats: NatsConfig::default(),
+            log: LogKind::Auto,
+            jetstream: JetStreamConfig::default(),
             database: DatabaseConfig::default(),
             events: EventsConfig::default(),
             logging: LoggingConfig::default(),

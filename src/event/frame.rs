@@ -63,6 +63,18 @@ impl Frame {
         }))
     }
 
+    /// A block that moves the client's last event id and dispatches no event.
+    #[must_use]
+    pub fn position(id: &EventId) -> Self {
+        Self(Arc::new(Encoded {
+            bytes: Bytes::from(format!("id: {id}\n\n")),
+            unnamed_from: 0,
+            class: Class::Ephemeral,
+            expires_at: None,
+            counted: false,
+        }))
+    }
+
     /// The same notice with a `retry:` field of its own.
     #[must_use]
     pub fn with_retry(&self, retry_ms: u64) -> Self {

@@ -11,7 +11,8 @@ pub struct Epoch(pub u64);
 /// An event's place in the log, written `{epoch}-{position}-{check}`.
 ///
 /// Opaque to clients. The check is taken from the payload, so that a position that a rolled back
-/// log used twice is not mistaken for the first event that stood there.
+/// log used twice is not mistaken for the first event that stood there. It is 0 where nobody knows
+/// what stands there, e.g. at the place before the first event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EventId {
     epoch: Epoch,
@@ -31,6 +32,12 @@ impl EventId {
         // Sixteen bits tell a reused position from the original in all but one of 65,536 cases,
         // and the epoch already covers every recreated log.
         let check = (crc32fast::hash(payload) & 0xffff) as u16;
+        Self::with_check(epoch, position, check.max(1))
+    }
+
+    /// The id at `position` with a check that was kept; 0 is one that is not known.
+    #[must_use]
+    pub fn with_check(epoch: Epoch, position: u64, check: u16) -> Self {
         Self {
             epoch,
             position,
@@ -38,14 +45,16 @@ impl EventId {
         }
     }
 
+    /// A position of which nobody knows what stands there, or stood.
+    #[must_use]
+    pub fn unknown(epoch: Epoch, position: u64) -> Self {
+        Self::with_check(epoch, position, 0)
+    }
+
     /// The place before the first event of `epoch`.
     #[must_use]
     pub fn origin(epoch: Epoch) -> Self {
-        Self {
-            epoch,
-            position: 0,
-            check: 0,
-        }
+        Self::unknown(epoch, 0)
     }
 
     /// The log that the position belongs to.
@@ -58,6 +67,27 @@ impl EventId {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// The same position and check in another log.
+    #[must_use]
+    pub fn in_epoch(self, epoch: Epoch) -> Self {
+        Self { epoch, ..self }
+    }
+
+    /// The check of what stands there; 0 where it is not known.
+    #[must_use]
+    pub fn check(&self) -> u16 {
+        self.check
+    }
+
+    /// Whether the two can't be the same event although they have the same place.
+    #[must_use]
+    pub fn contradicts(&self, other: Self) -> bool {
+        let known = self.check != 0 && other.check != 0;
+        self.epoch != other.epoch
+            || self.position != other.position
+            || (known && self.check != other.check)
     }
 }
 
@@ -124,6 +154,9 @@ mod tests {
         fn text_and_value_are_inverse(epoch: u64, position: u64, payload: Vec<u8>) {
             let id = EventId::new(Epoch(epoch), position, &payload);
             prop_assert_eq!(id.to_string().parse(), Ok(id));
+            prop_assert!(!id.contradicts(id));
+            prop_assert!(!id.contradicts(EventId::unknown(Epoch(epoch), position)));
+            prop_assert_ne!(id.check(), 0);
         }
 
         #[test]

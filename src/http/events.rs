@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::credentials::Authenticated;
 use super::error::ApiError;
+use crate::archive::Archive;
 use crate::auth::{Identity, Verifier};
 use crate::event::{ChatId, Timestamp};
 use crate::hub::{Hub, LocalHub, Opening, Resume, connection_span};
@@ -31,7 +32,13 @@ pub(super) struct Parameters {
 }
 
 /// What the stream is made of, besides the request.
-type Parts = (Data<LocalHub>, Data<Hub>, Data<Membership>, Data<Verifier>);
+type Parts = (
+    Data<LocalHub>,
+    Data<Hub>,
+    Data<Membership>,
+    Data<Archive>,
+    Data<Verifier>,
+);
 
 /// `GET /events`
 pub(super) async fn stream(
@@ -51,7 +58,7 @@ async fn open(
     request: &HttpRequest,
     identity: &Identity,
     parameters: &Parameters,
-    (local, hub, membership, verifier): Parts,
+    (local, hub, membership, archive, verifier): Parts,
     connection_id: Uuid,
 ) -> Result<HttpResponse, ApiError> {
     let permit = hub.admission().admit(&identity.user)?;
@@ -66,7 +73,8 @@ async fn open(
     let pending = local.register(&identity.user, opening);
     let chats = membership.chats_of(&identity.user).await?;
     let resume = resume(request, parameters.last_event_id.as_deref());
-    let (stream, chats) = pending.activate(chats, resume);
+    let comeback = archive.look_up(&identity.user, &chats, resume).await;
+    let (stream, chats) = pending.activate(chats, comeback);
     info!(chats = chats.len(), chat_ids = names(&chats), "registered");
     Ok(sse::response(stream))
 }

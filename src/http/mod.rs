@@ -26,6 +26,7 @@ pub use error::ApiError;
 pub use health::Health;
 pub use metrics::{Exporter, Metrics};
 
+use crate::archive::Archive;
 use crate::auth::Verifier;
 use crate::bus::Bus;
 use crate::bus::subject::Pattern;
@@ -48,6 +49,8 @@ pub struct Parts {
     pub verifier: Verifier,
     /// Looks chats up.
     pub membership: Membership,
+    /// Finds out about clients that come back.
+    pub archive: Archive,
     /// Publishes.
     pub bus: Bus,
     /// Says what is an event.
@@ -71,6 +74,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
     service
         .app_data(Data::new(parts.verifier))
         .app_data(Data::new(parts.membership))
+        .app_data(Data::new(parts.archive))
         .app_data(Data::new(parts.bus))
         .app_data(web::PayloadConfig::new(max_body(&parts.rules)))
         .app_data(Data::new(parts.rules))

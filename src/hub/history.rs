@@ -19,6 +19,9 @@ const EVENT_OVERHEAD: usize = 400;
 /// What each channel of an event's audience takes: in the audience, and in the channel's list.
 const CHANNEL_OVERHEAD: usize = 100;
 
+/// For how many positions checks are kept, as a multiple of the events that are kept.
+const CHECKS: usize = 4;
+
 /// The `history` section of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -27,6 +30,8 @@ pub struct HistoryConfig {
     pub max_events: usize,
     /// The most memory that they may take.
     pub max_bytes: Size,
+    /// The most memory for what is read from the log for clients that come back from before them.
+    pub archive_bytes: Size,
 }
 
 impl Default for HistoryConfig {
@@ -34,6 +39,7 @@ impl Default for HistoryConfig {
         Self {
             max_events: 100_000,
             max_bytes: Size(64 << 20),
+            archive_bytes: Size(32 << 20),
         }
     }
 }
@@ -50,6 +56,9 @@ pub(super) struct History {
     floor: EventId,
     /// The last event that came, kept or not.
     head: EventId,
+    /// The checks of the positions up to the head, of events that are not kept, too; 0 where none
+    /// came.
+    checks: VecDeque<u16>,
 }
 
 #[derive(Debug)]
@@ -69,6 +78,7 @@ impl History {
             bytes: 0,
             floor: origin,
             head: origin,
+            checks: VecDeque::new(),
         }
     }
 
@@ -82,7 +92,7 @@ impl History {
         let Some(id) = event.id else {
             return;
         };
-        self.head = id;
+        self.note(id);
         if event.frame.class() != Class::Durable {
             return;
         }
@@ -110,6 +120,63 @@ impl History {
         {
             self.evict();
         }
+    }
+
+    /// Notes what takes a position and is no event.
+    pub(super) fn pass(&mut self, id: EventId) {
+        self.note(id);
+    }
+
+    /// Keeps the check of what came.
+    fn note(&mut self, id: EventId) {
+        let most = self.config.max_events.saturating_mul(CHECKS).max(CHECKS);
+        let skipped = id.position().saturating_sub(self.head.position() + 1);
+        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+        if skipped >= most {
+            self.checks.clear();
+        } else {
+            self.checks.extend(std::iter::repeat_n(0, skipped));
+        }
+        self.checks.push_back(id.check());
+        while self.checks.len() > most {
+            self.checks.pop_front();
+        }
+        self.head = id;
+    }
+
+    /// Drops what stands up to a position, because the log has it no more.
+    pub(super) fn forget_up_to(&mut self, position: u64) {
+        while self
+            .events
+            .front()
+            .is_some_and(|kept| kept.id.position() <= position)
+        {
+            self.evict();
+        }
+        if self.floor.position() < position {
+            self.floor = self.id_at(position);
+        }
+    }
+
+    /// The memory that the events take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The id at a position, as far as it is known.
+    pub(super) fn id_at(&self, position: u64) -> EventId {
+        let epoch = self.floor.epoch();
+        if position == self.floor.position() {
+            return self.floor;
+        }
+        let check = self
+            .head
+            .position()
+            .checked_sub(position)
+            .and_then(|back| usize::try_from(back).ok())
+            .and_then(|back| self.checks.len().checked_sub(back + 1))
+            .and_then(|index| self.checks.get(index));
+        EventId::with_check(epoch, position, check.copied().unwrap_or(0))
     }
 
     fn evict(&mut self) {
@@ -156,10 +223,7 @@ impl History {
 
     /// Whether `id` is certainly not what stands, or stood, at its position.
     pub(super) fn contradicts(&self, id: EventId) -> bool {
-        if id.epoch() != self.floor.epoch() {
-            return true;
-        }
-        self.get(id.position()).is_some_and(|kept| kept.id != id)
+        self.id_at(id.position()).contradicts(id)
     }
 
     /// The event at a position, if one is kept.

@@ -19,12 +19,17 @@ pub struct Metrics {
     pub(super) connections: Gauge,
     ended: Family<Reason, Counter>,
     resumed: Family<Outcome, Counter>,
-    replayed: Counter,
+    replayed: Family<Source, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Source {
+    source: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,9 +73,12 @@ impl Metrics {
         );
         registry.register(
             "events_replayed",
-            "Events replayed from memory, once per session",
+            "Events replayed, once per session, by where they were found",
             self.replayed.clone(),
         );
+        for source in ["memory", "log"] {
+            self.replayed_from(source);
+        }
         for outcome in Replay::OUTCOMES {
             self.resumed.get_or_create_owned(&Outcome { outcome });
         }
@@ -95,8 +103,15 @@ impl Metrics {
     pub(super) fn resumed(&self, replay: &Replay) {
         if let Some(outcome) = replay.outcome() {
             self.resumed.get_or_create_owned(&Outcome { outcome }).inc();
-            self.replayed.inc_by(replay.frames.len() as u64);
+            let from_log = replay.from_log;
+            self.replayed_from("log").inc_by(from_log as u64);
+            let from_memory = replay.frames.len() - from_log;
+            self.replayed_from("memory").inc_by(from_memory as u64);
         }
+    }
+
+    fn replayed_from(&self, source: &'static str) -> Counter {
+        self.replayed.get_or_create_owned(&Source { source })
     }
 
     pub(super) fn ended(&self, end: End) {

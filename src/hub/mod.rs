@@ -13,6 +13,7 @@ mod outbox;
 pub mod registry;
 mod replay;
 mod schedule;
+mod segment;
 mod session;
 mod settings;
 mod shard;
@@ -26,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Level, debug, enabled};
@@ -34,7 +35,8 @@ use tracing::{Level, debug, enabled};
 pub use history::HistoryConfig;
 pub use metrics::Metrics;
 pub use notice::{End, Gap, GapReason};
-pub use replay::Resume;
+pub use replay::{Backlog, Comeback, Resume, Search};
+pub use segment::Segment;
 pub use session::{Opening, connection_span};
 pub use settings::StreamConfig;
 pub use stream::{LocalHub, PendingSession, SessionStream};
@@ -70,6 +72,8 @@ struct Inner {
     shards: Mutex<Shards>,
     /// Cancelled when a shard ends.
     shard_ended: CancellationToken,
+    /// Whether the history is of the log that ids belong to.
+    settled: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -79,10 +83,31 @@ struct Shards {
     head: EventId,
 }
 
+/// To which sessions an event is still to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// To all that its audience includes.
+    Live,
+    /// To all, and under this number, which grows, because its position may follow.
+    Unlogged(u64),
+    /// To those who were not here when it was delivered under this number; for the others only its
+    /// position is new.
+    Late(u64),
+}
+
+/// What of the log the history has.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// The last place that is gone; what is behind it is all here.
+    pub floor: EventId,
+    /// The last event that came.
+    pub head: EventId,
+}
+
 /// What a shard is told.
 #[derive(Debug, Clone)]
 enum Command {
-    Deliver(Arc<Event>, Option<Arc<Tally>>),
+    Deliver(Arc<Event>, Delivery, Option<Arc<Tally>>),
     Gap(Gap),
     Drain(Duration),
     /// Asks for the users of all live sessions, whose chats are then looked up again.
@@ -114,7 +139,8 @@ struct Turn {
 }
 
 impl Hub {
-    /// A hub without shards, whose log begins behind `origin`.
+    /// A hub without shards, whose log begins behind `origin`; not `settled` where another log is yet
+    /// to take its place by [`Hub::restart`].
     #[must_use]
     pub fn new(
         settings: StreamConfig,
@@ -122,6 +148,7 @@ impl Hub {
         admission: Admission,
         metrics: Metrics,
         origin: EventId,
+        settled: bool,
     ) -> Self {
         Self(Arc::new(Inner {
             settings: Arc::new(settings),
@@ -133,6 +160,7 @@ impl Hub {
                 head: origin,
             }),
             shard_ended: CancellationToken::new(),
+            settled: watch::Sender::new(settled),
         }))
     }
 
@@ -164,7 +192,7 @@ impl Hub {
 
     /// Routes an event to every session that its audience includes. Events must come in log
     /// order, from one task.
-    pub async fn deliver(&self, event: Event) {
+    pub async fn deliver(&self, event: Event, delivery: Delivery) {
         let event = Arc::new(event);
         let tally = enabled!(Level::DEBUG).then(|| {
             Arc::new(Tally {
@@ -174,16 +202,75 @@ impl Hub {
         });
         let head = event.id;
         self.0.history.write().push(&event);
-        self.send(&Command::Deliver(event, tally), head).await;
+        self.send(&Command::Deliver(event, delivery, tally), head)
+            .await;
+    }
+
+    /// The history begins anew behind `origin`, and is filled by [`Hub::remember`]. Sessions are told
+    /// by [`Hub::gap`] when that is done.
+    pub fn restart(&self, origin: EventId) {
+        self.0.history.write().restart(origin);
+    }
+
+    /// Keeps an event for those who come back, and delivers it to nobody.
+    pub fn remember(&self, event: Event) {
+        self.0.history.write().push(&Arc::new(event));
+    }
+
+    /// Drops what the history has up to a position, because the log has it no more.
+    pub fn forget_up_to(&self, position: u64) {
+        self.0.history.write().forget_up_to(position);
+    }
+
+    /// What of the log the history has now.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        let history = self.0.history.read();
+        Reach {
+            floor: history.floor(),
+            head: history.head(),
+        }
+    }
+
+    /// Begins a search in the log's past that has to know what the user joined and left since: behind
+    /// position `since`.
+    #[must_use]
+    pub fn begin_search(&self, user: &UserId, chats: &[ChatId], since: u64) -> Search {
+        let mut search = Search::new(user, chats);
+        let history = self.0.history.read();
+        search.note_changes(&history, since + 1, history.head().position());
+        search
+    }
+
+    /// Whether an id of the history's epoch is certainly not what stands at its position.
+    #[must_use]
+    pub fn contradicts(&self, id: EventId) -> bool {
+        self.0.history.read().contradicts(id)
     }
 
     /// Tells every session that events were lost on the way here. Nothing before can be replayed
     /// from then on.
     pub async fn gap(&self, gap: Gap) {
         if let Some(to) = gap.to {
-            self.0.history.write().restart(to);
+            let mut history = self.0.history.write();
+            // Unless it has just been filled up to there.
+            if history.head() != to {
+                history.restart(to);
+            }
         }
         self.send(&Command::Gap(gap), gap.to).await;
+        self.0.settled.send_replace(true);
+    }
+
+    /// Waits until the log is there that ids belong to, with its recent past.
+    pub async fn settled(&self) {
+        // The sender is as old as this handle.
+        let _ = self
+            .0
+            .settled
+            .subscribe()
+            .wait_for(|settled| *settled)
+            .await;
     }
 
     /// Ends every session with a `closing`, and admits no more. Clients are asked to come back
@@ -284,9 +371,9 @@ impl ShardTask {
             && let Some(command) = commands.pop_front()
         {
             match command {
-                Command::Deliver(event, tally) => {
+                Command::Deliver(event, delivery, tally) => {
                     bytes += event.frame.len();
-                    let recipients = self.hub.0.borrow_mut().deliver(&event, now);
+                    let recipients = self.hub.0.borrow_mut().deliver(&event, delivery, now);
                     if let Some(tally) = tally {
                         tally.recipients.fetch_add(recipients, Ordering::Relaxed);
                     }

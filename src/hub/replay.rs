@@ -1,15 +1,20 @@
 //! What a client that comes back gets: which events it missed, and what it can't have. Pure.
 //!
+//! What was missed may lie in the history and before it, in stretches of the log that somebody has
+//! read for this client. A [`Search`] goes through them from the newest to the oldest, because only
+//! later leaves tell which chats the user was in before.
+//!
 //! The fence: of a chat, a user gets what happened while the user was a member. Where the user's
 //! joins and leaves are in the stretch that is replayed, they say when that was; where there are
 //! none, the user was then what the database says now. The last word is the database's: nothing is
 //! replayed of a chat that the user is not in now, but up to a leave that is in the stretch.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::history::History;
 use super::notice::{Gap, GapReason};
-use crate::event::{Channel, ChatId, EventId, Frame, MembershipChange, UserId};
+use crate::event::{Channel, ChatId, Event, EventId, Frame, MembershipChange, Timestamp, UserId};
 
 /// What a client says about where it was before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +27,50 @@ pub enum Resume {
     Unreadable,
 }
 
+/// What a client says, and what was found out about it outside the hub.
+#[derive(Debug)]
+pub struct Comeback {
+    /// What the client says.
+    pub resume: Resume,
+    /// What was read from the log because it is older than the history.
+    pub backlog: Option<Backlog>,
+    /// The log's last position, where the client's is ahead of this instance.
+    pub log_end: Option<u64>,
+}
+
+/// A stretch of the log that ends within the history.
+#[derive(Debug)]
+pub struct Backlog {
+    /// What was found in it.
+    pub search: Search,
+    /// Where it begins: the client has, or is told that it has missed, everything up to here.
+    pub from: EventId,
+    /// Everything up to here was looked at.
+    pub to: u64,
+    /// What of the client's past could not be read.
+    pub gap: Option<Gap>,
+}
+
+/// Looks for one user's events, from the newest stretch of the log to the oldest.
+#[derive(Debug)]
+pub struct Search {
+    user: UserId,
+    own: Channel,
+    /// The chats that the user is in, or was in somewhere in what was searched.
+    chats: Vec<ChatId>,
+    /// The user's joins (`true`) and leaves.
+    changes: Vec<(u64, ChatId, bool)>,
+    /// What may be the user's, and through which of the chats; `None` through the user's own channel.
+    found: Vec<Found>,
+}
+
+#[derive(Debug)]
+struct Found {
+    position: u64,
+    chat: Option<usize>,
+    event: Arc<Event>,
+}
+
 /// The answer to a client that comes back.
 #[derive(Debug)]
 pub(super) struct Replay {
@@ -31,8 +80,20 @@ pub(super) struct Replay {
     pub(super) gap: Option<Gap>,
     /// What was missed, in log order.
     pub(super) frames: Vec<Frame>,
+    /// How many of the frames were read from the log.
+    pub(super) from_log: usize,
     /// Whether the client came back from somewhere at all.
     pub(super) resumed: bool,
+}
+
+impl From<Resume> for Comeback {
+    fn from(resume: Resume) -> Self {
+        Self {
+            resume,
+            backlog: None,
+            log_end: None,
+        }
+    }
 }
 
 impl Replay {
@@ -53,6 +114,136 @@ impl Replay {
     }
 }
 
+impl Search {
+    /// For the events of `user`, who is in `chats` now.
+    #[must_use]
+    pub fn new(user: &UserId, chats: &[ChatId]) -> Self {
+        Self {
+            user: user.clone(),
+            own: Channel::user(user),
+            chats: chats.to_vec(),
+            changes: Vec::new(),
+            found: Vec::new(),
+        }
+    }
+
+    /// How many events were found that may be the user's.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Whether nothing was found.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// Learns from the user's joins and leaves in a stretch, both ends included, which chats matter.
+    pub(super) fn note_changes(&mut self, history: &History, from: u64, to: u64) {
+        for position in history.of_channel(&self.own, from, to) {
+            let Some(event) = history.event(position) else {
+                continue;
+            };
+            let (chat, joined) = match &event.membership {
+                Some(MembershipChange::Joined(who, chat)) if *who == self.user => (chat, true),
+                Some(MembershipChange::Left(who, chat)) if *who == self.user => (chat, false),
+                _ => continue,
+            };
+            if !self.chats.contains(chat) {
+                self.chats.push(chat.clone());
+            }
+            self.changes.push((position, chat.clone(), joined));
+        }
+    }
+
+    /// Searches a stretch, both ends included; later stretches were searched before.
+    pub(super) fn search(&mut self, history: &History, from: u64, to: u64) {
+        self.note_changes(history, from, to);
+        let own = history.of_channel(&self.own, from, to);
+        let for_user = own.chain(history.of_everybody(from, to));
+        let found = &mut self.found;
+        let mut keep = |position: u64, chat: Option<usize>| {
+            let event = history.event(position);
+            found.extend(event.map(|event| Found {
+                position,
+                chat,
+                event: Arc::clone(event),
+            }));
+        };
+        for position in for_user {
+            keep(position, None);
+        }
+        for (index, chat) in self.chats.iter().enumerate() {
+            for position in history.of_channel(&Channel::chat(chat), from, to) {
+                keep(position, Some(index));
+            }
+        }
+    }
+
+    /// Takes in what an earlier search, of older stretches, has found.
+    fn append(&mut self, older: Self) {
+        let chats: Vec<usize> = older
+            .chats
+            .iter()
+            .map(|chat| {
+                let known = self.chats.iter().position(|other| other == chat);
+                known.unwrap_or_else(|| {
+                    self.chats.push(chat.clone());
+                    self.chats.len() - 1
+                })
+            })
+            .collect();
+        let found = older.found.into_iter().map(|found| Found {
+            chat: found.chat.and_then(|index| chats.get(index)).copied(),
+            ..found
+        });
+        self.found.extend(found);
+        self.changes.extend(older.changes);
+    }
+
+    /// The frames between `from`, excluded, and `to` that are the user's, in log order, and how many of
+    /// them stand at `read_up_to` or before.
+    fn frames(
+        mut self,
+        member_of: &[ChatId],
+        (from, to): (u64, u64),
+        read_up_to: u64,
+        now: Timestamp,
+    ) -> (Vec<Frame>, usize) {
+        self.changes.sort_unstable_by_key(|change| change.0);
+        self.changes.dedup();
+        let stays = stays(member_of, &self.changes, from + 1, to);
+        let chats = &self.chats;
+        let is_member = |chat: usize, position: u64| {
+            let stays = chats.get(chat).and_then(|chat| stays.get(chat));
+            stays.is_some_and(|stays| {
+                stays
+                    .iter()
+                    .any(|(since, until)| (*since..=*until).contains(&position))
+            })
+        };
+        let user = &self.user;
+        self.found.retain(|found| {
+            let event = &found.event;
+            found.position > from
+                && found.position <= to
+                && event.audience.except.as_ref() != Some(user)
+                && !event.frame.is_expired(now)
+                && found
+                    .chat
+                    .is_none_or(|chat| is_member(chat, found.position))
+        });
+        self.found.sort_unstable_by_key(|found| found.position);
+        self.found.dedup_by_key(|found| found.position);
+        let read = self
+            .found
+            .partition_point(|found| found.position <= read_up_to);
+        let frames = self.found.iter().map(|found| found.event.frame.clone());
+        (frames.collect(), read)
+    }
+}
+
 /// Plans the replay for `user`, who is in `chats` now, up to `head`, which is the last event that
 /// the client's shard has seen: what comes later reaches the client live. A client can be ahead of
 /// its new shard; then what comes live up to [`Replay::from`] is not for it.
@@ -60,13 +251,20 @@ pub(super) fn plan(
     history: &History,
     user: &UserId,
     chats: &[ChatId],
-    resume: Resume,
+    comeback: Comeback,
     head: EventId,
+    now: Timestamp,
 ) -> Replay {
+    let Comeback {
+        resume,
+        backlog,
+        log_end,
+    } = comeback;
     let nothing = |gap: Option<Gap>| Replay {
         from: head,
         gap,
         frames: Vec::new(),
+        from_log: 0,
         resumed: resume != Resume::Fresh,
     };
     let lost = |from: Option<EventId>| Gap {
@@ -79,66 +277,49 @@ pub(super) fn plan(
         Resume::Unreadable => return nothing(Some(lost(None))),
         Resume::After(id) => id,
     };
-    // Not the shard's head: the client may come from a shard that is ahead of this one.
-    let foreign = after.epoch() != head.epoch()
-        || after.position() > history.head().position()
-        || history.contradicts(after);
+    // Not the shard's head: the client may come from a shard that is ahead of this one, or from an
+    // instance that is ahead of this one.
+    let end = history.head().position().max(log_end.unwrap_or(0));
+    let foreign =
+        after.epoch() != head.epoch() || after.position() > end || history.contradicts(after);
     if foreign {
         return nothing(Some(lost(Some(after))));
     }
     let floor = history.floor();
-    let expired = after.position() < floor.position();
-    let from = if expired { floor } else { after };
+    let mut search = Search::new(user, chats);
+    let covers =
+        |backlog: &Backlog| backlog.to >= floor.position() && backlog.from.epoch() == floor.epoch();
+    let (from, gap, searched_to) = match backlog.filter(covers) {
+        _ if after.position() >= floor.position() => (after, None, after.position()),
+        Some(backlog) => {
+            search.search(history, backlog.to + 1, head.position());
+            search.append(backlog.search);
+            (backlog.from, backlog.gap, backlog.to)
+        }
+        None => {
+            let gap = Gap {
+                reason: GapReason::Expired,
+                from: Some(after),
+                to: Some(floor),
+            };
+            (floor, Some(gap), floor.position())
+        }
+    };
+    let read_up_to = if searched_to > from.position() {
+        searched_to
+    } else {
+        search.search(history, from.position() + 1, head.position());
+        0
+    };
+    let range = (from.position(), head.position());
+    let (frames, from_log) = search.frames(chats, range, read_up_to, now);
     Replay {
         from,
-        gap: expired.then_some(Gap {
-            reason: GapReason::Expired,
-            from: Some(after),
-            to: Some(floor),
-        }),
-        frames: missed(history, user, chats, from.position() + 1, head.position()),
+        gap,
+        frames,
+        from_log,
         resumed: true,
     }
-}
-
-fn missed(history: &History, user: &UserId, chats: &[ChatId], from: u64, to: u64) -> Vec<Frame> {
-    let own = Channel::user(user);
-    let mut positions: Vec<u64> = history.of_channel(&own, from, to).collect();
-    positions.extend(history.of_everybody(from, to));
-    let changes = changes(history, user, &positions);
-    for (chat, stays) in stays(chats, &changes, from, to) {
-        let channel = Channel::chat(&chat);
-        for (joined, left) in stays {
-            positions.extend(history.of_channel(&channel, joined, left));
-        }
-    }
-    positions.sort_unstable();
-    positions.dedup();
-    let events = positions.iter().filter_map(|at| history.event(*at));
-    events
-        .filter(|event| event.audience.except.as_ref() != Some(user))
-        .map(|event| event.frame.clone())
-        .collect()
-}
-
-/// The user's joins (`true`) and leaves, in order; they are among the user's own events.
-fn changes(history: &History, user: &UserId, own: &[u64]) -> Vec<(u64, ChatId, bool)> {
-    let mut changes = Vec::new();
-    for position in own {
-        let Some(event) = history.event(*position) else {
-            continue;
-        };
-        match &event.membership {
-            Some(MembershipChange::Joined(who, chat)) if who == user => {
-                changes.push((*position, chat.clone(), true));
-            }
-            Some(MembershipChange::Left(who, chat)) if who == user => {
-                changes.push((*position, chat.clone(), false));
-            }
-            _ => {}
-        }
-    }
-    changes
 }
 
 /// For each chat the stretches, both ends included, in which the user was a member. A join and a

@@ -44,6 +44,8 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     /// Up to this position the client has everything, by an earlier stream on another shard.
     pub(super) has_up_to: u64,
+    /// The last event without a position that went through its shard before it was live.
+    pub(super) after_unlogged: u64,
     /// The joins and leaves since its chats began to be looked up again.
     pub(super) refresh: Option<Vec<MembershipChange>>,
     pub(super) waker: Option<Waker>,
@@ -86,6 +88,7 @@ impl Session {
             phase: Phase::Pending(Vec::new()),
             outbox: Outbox::default(),
             has_up_to: 0,
+            after_unlogged: 0,
             refresh: None,
             waker: None,
             waiting_since: None,

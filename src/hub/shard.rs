@@ -19,6 +19,7 @@ use parking_lot::RwLock;
 use rand::Rng as _;
 use tracing::info;
 
+use super::Delivery;
 use super::history::History;
 use super::metrics::Metrics;
 use super::notice::{self, End, Gap};
@@ -49,6 +50,8 @@ pub(super) struct Shard {
     history: Arc<RwLock<History>>,
     /// The last event with a place in the log that went through here.
     head: EventId,
+    /// The number of the last event without one that went through here.
+    unlogged: u64,
     serial: u32,
     /// Kept between events so that routing does not allocate.
     overflowed: Vec<SessionKey>,
@@ -74,18 +77,22 @@ impl Shard {
             metrics,
             history,
             head,
+            unlogged: 0,
             serial: 0,
             overflowed: Vec::new(),
         }
     }
 
     /// Routes one event; gives back how many sessions it was queued for.
-    pub(super) fn deliver(&mut self, event: &Event, now: Instant) -> u64 {
+    pub(super) fn deliver(&mut self, event: &Event, delivery: Delivery, now: Instant) -> u64 {
         // Who joins gets the event that says so, and so does who leaves.
         if let Some(change @ MembershipChange::Joined(user, _)) = &event.membership {
             self.change_membership(user, change);
         }
-        let recipients = self.route(event, now);
+        let recipients = self.route(event, delivery, now);
+        if let Delivery::Unlogged(number) = delivery {
+            self.unlogged = number;
+        }
         if let Some(change @ MembershipChange::Left(user, _)) = &event.membership {
             self.change_membership(user, change);
         }
@@ -95,7 +102,7 @@ impl Shard {
         recipients
     }
 
-    fn route(&mut self, event: &Event, now: Instant) -> u64 {
+    fn route(&mut self, event: &Event, delivery: Delivery, now: Instant) -> u64 {
         let Self {
             registry,
             overflowed,
@@ -105,11 +112,20 @@ impl Shard {
         let (mut recipients, mut shed) = (0, 0);
         // An event without a position is always new.
         let position = event.id.map_or(u64::MAX, |id| id.position());
+        // What a session gets that has had the event itself: it moves on by its position.
+        let only_id = match (delivery, event.id) {
+            (Delivery::Late(number), Some(id)) => Some((number, Frame::position(&id))),
+            _ => None,
+        };
         registry.route(&event.audience, |key, session| {
             if !session.is_live() || position <= session.has_up_to {
                 return;
             }
-            match session.outbox.push(event.frame.clone(), *limits) {
+            let frame = match &only_id {
+                Some((number, only_id)) if session.after_unlogged < *number => only_id,
+                _ => &event.frame,
+            };
+            match session.outbox.push(frame.clone(), *limits) {
                 Push::Queued { shed: dropped } => {
                     recipients += 1;
                     shed += dropped as u64;
@@ -129,9 +145,13 @@ impl Shard {
     /// Tells every live session of a gap on the way to this instance.
     pub(super) fn gap(&mut self, gap: &Gap, now: Instant) {
         let frame = notice::gap(gap);
+        let positions_begin_anew = gap.to.is_some_and(|to| {
+            to.epoch() != self.head.epoch() || to.position() < self.head.position()
+        });
         for key in self.registry.keys() {
-            if let Some(session) = self.registry.get_mut(key) {
-                // Positions begin anew.
+            if let Some(session) = self.registry.get_mut(key)
+                && positions_begin_anew
+            {
                 session.has_up_to = 0;
             }
             self.say(key, frame.clone(), now);

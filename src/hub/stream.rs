@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::registry::SessionKey;
-use super::replay::Resume;
+use super::replay::Comeback;
 use super::session::Opening;
 use super::shard::Shard;
 use crate::event::{ChatId, UserId};
@@ -49,12 +49,12 @@ impl PendingSession {
     /// `connection_confirmed`, and the chats that it listens on: those given, changed by what
     /// happened since it was registered.
     #[must_use]
-    pub fn activate(self, chats: Vec<ChatId>, resume: Resume) -> (SessionStream, Vec<ChatId>) {
+    pub fn activate(self, chats: Vec<ChatId>, comeback: Comeback) -> (SessionStream, Vec<ChatId>) {
         let SessionGuard { hub, key } = &self.0;
         let chats = hub
             .0
             .borrow_mut()
-            .activate(*key, chats, resume, Instant::now());
+            .activate(*key, chats, comeback, Instant::now());
         (SessionStream(self.0), chats)
     }
 }

@@ -53,9 +53,10 @@ async fn a_server_starts_without_nats_and_is_ready_when_it_comes() {
 }
 
 #[tokio::test]
-async fn streams_outlive_a_killed_nats_server_and_are_told_of_the_gap() {
+async fn without_a_shared_log_streams_are_told_of_the_gap_that_a_killed_server_leaves() {
     let mut nats = Nats::start().await;
-    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1])).await;
+    let settings = Settings::new().nats(&nats).set("log", "memory");
+    let server = Server::start(settings.chat(5, &[1])).await;
     let mut stream = server.connect(1).await;
     let backend = nats.backend().await;
     backend
@@ -129,7 +130,10 @@ async fn of_several_addresses_one_that_answers_is_enough() {
 #[tokio::test]
 async fn a_connection_that_falls_behind_is_counted_and_told_to_the_streams() {
     let nats = Nats::start().await;
-    let settings = Settings::new().nats(&nats).set("nats.pending_limit", 1);
+    let settings = Settings::new()
+        .nats(&nats)
+        .set("log", "memory")
+        .set("nats.pending_limit", 1);
     let server = Server::start(settings).await;
     let mut stream = server.connect(1).await;
     let backend = nats.backend().await;

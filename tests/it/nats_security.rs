@@ -59,11 +59,13 @@ async fn a_credentials_file() {
     let operator = Operator::new();
     let config = files.path().join("nats.conf");
     operator.write_server_config(&config);
-    let nats = Nats::start_with(&["-c", config.to_str().unwrap()]).await;
+    let nats = Nats::start_without_jetstream(&["-c", config.to_str().unwrap()]).await;
     let credentials = files.path().join("user.creds");
     let text = operator.write_credentials(&credentials);
     let settings = Settings::new()
         .nats(&nats)
+        // The operator's accounts have no JetStream.
+        .set("log", "memory")
         .set("nats.credentials_file", credentials.to_str().unwrap());
     let server = Server::start(settings).await;
     let options = ConnectOptions::with_credentials(&text).unwrap();
@@ -102,11 +104,11 @@ fn as_notify(nats: &Nats) -> Settings {
 }
 
 #[tokio::test]
-async fn an_account_that_may_only_listen_is_enough() {
+async fn without_a_shared_log_an_account_that_may_only_listen_is_enough() {
     let folder = TempDir::new().unwrap();
     let config = accounts(&folder, "publish: {deny: \">\"}");
     let nats = Nats::start_with(&["-c", &config]).await;
-    let server = Server::start(as_notify(&nats)).await;
+    let server = Server::start(as_notify(&nats).set("log", "memory")).await;
     let options =
         || ConnectOptions::with_user_and_password("backend".into(), "backend-backend".into());
     delivers(&server, &nats.backend_with(options()).await).await;

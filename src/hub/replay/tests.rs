@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::{Audience, Class, Epoch, Event, Recipients};
 use crate::hub::history::HistoryConfig;
+use crate::hub::segment::Segment;
 use crate::units::Size;
 
 const EPOCH: Epoch = Epoch(7);
@@ -23,6 +24,7 @@ fn history(max_events: usize) -> History {
     let config = HistoryConfig {
         max_events,
         max_bytes: Size(1 << 30),
+        ..HistoryConfig::default()
     };
     History::new(config, id(0))
 }
@@ -48,6 +50,21 @@ fn ephemeral(position: u64) -> Arc<Event> {
         membership: None,
         frame: Frame::event(Some(&id), "t", b"{}", Class::Ephemeral, None),
     })
+}
+
+/// The plan for a client of whom only the history knows anything.
+fn plan(
+    history: &History,
+    user: &UserId,
+    chats: &[ChatId],
+    resume: Resume,
+    head: EventId,
+) -> Replay {
+    super::plan(history, user, chats, resume.into(), head, now())
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(1_000)
 }
 
 fn user(number: i64) -> UserId {
@@ -79,13 +96,18 @@ fn say(history: &mut History, position: u64, number: i64) {
 }
 
 fn change(history: &mut History, position: u64, joined: bool, number: i64) {
+    history.push(&moved(position, joined, number));
+}
+
+/// User 1 joins or leaves a chat.
+fn moved(position: u64, joined: bool, number: i64) -> Arc<Event> {
     let audience = Audience::channels(vec![Channel::chat(&chat(number)), Channel::user(&user(1))]);
     let change = if joined {
         MembershipChange::Joined(user(1), chat(number))
     } else {
         MembershipChange::Left(user(1), chat(number))
     };
-    history.push(&event(position, audience, Some(change)));
+    event(position, audience, Some(change))
 }
 
 #[test]
@@ -207,20 +229,63 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What the log has at a position, made anew for whoever reads it.
+fn published(at: u64, step: &Step) -> Arc<Event> {
+    let to = |channel: Channel| Audience::channel(channel);
+    match step {
+        Step::Say(number) => event(at, to(Channel::chat(&chat(*number))), None),
+        Step::Tell(users) => {
+            let users = users.iter().map(|number| Channel::user(&user(*number)));
+            event(at, Audience::channels(users.collect()), None)
+        }
+        Step::Everybody => {
+            let audience = Audience {
+                to: Recipients::Everybody,
+                except: None,
+            };
+            event(at, audience, None)
+        }
+        Step::Join(number) => moved(at, true, *number),
+        Step::Leave(number) => moved(at, false, *number),
+        Step::Skip => ephemeral(at),
+    }
+}
+
+/// The stretches of the log, of a length, that lie between two positions, the newest first.
+fn segments(steps: &[Step], from: u64, to: u64, length: u64) -> Vec<(u64, Segment)> {
+    let mut segments = Vec::new();
+    let mut first = from + 1;
+    while first <= to {
+        let last = (first + length - 1).min(to);
+        let events = (first..=last).map(|at| {
+            let event = published(at, &steps[at as usize - 1]);
+            Arc::try_unwrap(event).map_err(|_| id(at))
+        });
+        segments.push((first, Segment::new(id(first - 1), last, events)));
+        first = last + 1;
+    }
+    segments.reverse();
+    segments
+}
+
 proptest! {
     /// The user is user 1. What the user may see at each position is recorded as it happens; a
-    /// replay must give exactly that, from wherever the client was.
+    /// replay must give exactly that, from wherever the client was: with the history alone, behind a
+    /// gap where it does not reach back, and with the log read in stretches, all of it.
     #[test]
     fn a_replay_is_what_the_live_stream_was(
         steps in proptest::collection::vec(step(), 0..60),
         members in proptest::collection::btree_set(1..4i64, 0..4),
         from in any::<prop::sample::Index>(),
         kept in 1..80usize,
+        length in 1..20u64,
+        overlap in 0..20u64,
     ) {
         let mut history = history(kept);
         let mut chats: BTreeSet<i64> = members;
         let mut seen = Vec::new();
         let mut durable = Vec::new();
+        let mut happened = Vec::new();
         for (index, step) in steps.iter().enumerate() {
             let at = index as u64 + 1;
             // A backend says that somebody joined only of somebody who was out.
@@ -229,34 +294,16 @@ proptest! {
                 Step::Leave(number) if !chats.contains(number) => &Step::Skip,
                 step => step,
             };
-            let mut visible = true;
-            match step {
-                Step::Say(number) => {
-                    say(&mut history, at, *number);
-                    visible = chats.contains(number);
-                }
-                Step::Tell(users) => {
-                    let to = users.iter().map(|number| Channel::user(&user(*number)));
-                    history.push(&event(at, Audience::channels(to.collect()), None));
-                    visible = users.contains(&1);
-                }
-                Step::Everybody => {
-                    let audience = Audience { to: Recipients::Everybody, except: None };
-                    history.push(&event(at, audience, None));
-                }
-                Step::Join(number) => {
-                    change(&mut history, at, true, *number);
-                    chats.insert(*number);
-                }
-                Step::Leave(number) => {
-                    change(&mut history, at, false, *number);
-                    chats.remove(number);
-                }
-                Step::Skip => {
-                    history.push(&ephemeral(at));
-                    continue;
-                }
-            }
+            happened.push(step.clone());
+            history.push(&published(at, step));
+            let visible = match step {
+                Step::Say(number) => chats.contains(number),
+                Step::Tell(users) => users.contains(&1),
+                Step::Everybody => true,
+                Step::Join(number) => chats.insert(*number),
+                Step::Leave(number) => chats.remove(number),
+                Step::Skip => continue,
+            };
             durable.push(at);
             if visible {
                 seen.push(at);
@@ -270,9 +317,28 @@ proptest! {
         let gone = durable.len().saturating_sub(kept);
         let floor = if gone == 0 { 0 } else { durable[gone - 1] };
         let begin = after.max(floor);
-        let expected: Vec<u64> = seen.into_iter().filter(|at| *at > begin).collect();
-        prop_assert_eq!(positions(&replay), expected);
+        let missed = |from: u64| seen.iter().copied().filter(move |at| *at > from);
+        prop_assert_eq!(positions(&replay), missed(begin).collect::<Vec<_>>());
         prop_assert_eq!(replay.gap.is_some(), after < floor);
         prop_assert_eq!(replay.from.position(), begin);
+
+        let to = (floor + overlap).min(head).max(after);
+        let mut search = Search::new(&user(1), &now);
+        search.note_changes(&history, to + 1, head);
+        for (first, segment) in segments(&happened, after, to, length) {
+            segment.search(&mut search, first, segment.last());
+        }
+        let comeback = Comeback {
+            resume: Resume::After(id(after)),
+            backlog: Some(Backlog { search, from: id(after), to, gap: None }),
+            log_end: None,
+        };
+        let replay = super::plan(&history, &user(1), &now, comeback, id(head), super::tests::now());
+        prop_assert_eq!(positions(&replay), missed(after).collect::<Vec<_>>());
+        prop_assert!(replay.gap.is_none());
+        if after < floor {
+            let from_log = missed(after).filter(|at| *at <= to).count();
+            prop_assert_eq!(replay.from_log, from_log);
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::Shard;
 use crate::event::{Channel, ChatId, Frame, MembershipChange, Resource, Timestamp, UserId};
 use crate::hub::notice::{self, Confirmation};
 use crate::hub::registry::SessionKey;
-use crate::hub::replay::{self, Resume};
+use crate::hub::replay::{self, Comeback};
 use crate::hub::schedule::Due;
 use crate::hub::session::{Opening, Phase, Session};
 
@@ -42,10 +42,10 @@ impl Shard {
         &mut self,
         key: SessionKey,
         chats: Vec<ChatId>,
-        resume: Resume,
+        comeback: Comeback,
         now: Instant,
     ) -> Vec<ChatId> {
-        let timing = self.timing;
+        let (timing, unlogged) = (self.timing, self.unlogged);
         let Some(session) = self.registry.get_mut(key) else {
             return Vec::new();
         };
@@ -58,23 +58,25 @@ impl Shard {
                 Vec::new()
             }
         };
+        session.after_unlogged = unlogged;
         let (serial, at) = (session.serial, session.next_due(now, &timing));
         self.schedule.add(Due { at, key, serial });
         let chats = after_changes(chats, &changes);
         let channels: Vec<Channel> = chats.iter().map(Channel::chat).collect();
         self.registry.join_all(key, channels.iter());
-        self.confirm(key, &chats, resume, now);
+        self.confirm(key, &chats, comeback, now);
         chats
     }
 
     /// Puts at the head of the outbox: the confirmation, what can't be replayed, what can.
-    fn confirm(&mut self, key: SessionKey, chats: &[ChatId], resume: Resume, now: Instant) {
+    fn confirm(&mut self, key: SessionKey, chats: &[ChatId], comeback: Comeback, now: Instant) {
         let Some(user) = self.registry.user_of(key).cloned() else {
             return;
         };
         let retry = Frame::retry(self.retry_ms());
         let (ping_interval, head) = (self.settings.ping_interval, self.head);
-        let replay = replay::plan(&self.history.read(), &user, chats, resume, head);
+        let moment = Timestamp::now();
+        let replay = replay::plan(&self.history.read(), &user, chats, comeback, head, moment);
         self.metrics.resumed(&replay);
         let Some(session) = self.registry.get_mut(key) else {
             return;
@@ -91,7 +93,7 @@ impl Shard {
             },
             // Not the head: a client that breaks off within the replay continues it.
             &replay.from,
-            Timestamp::now(),
+            moment,
         );
         let mut lead = Vec::with_capacity(replay.frames.len() + 4);
         lead.extend([retry, confirmation]);

@@ -15,6 +15,7 @@ const INSTALL: &str = "the tests need nats-server in PATH: take it from a system
 
 pub(crate) struct Nats {
     port: u16,
+    jetstream: bool,
     arguments: Vec<String>,
     store: TempDir,
     process: Option<Process>,
@@ -28,6 +29,7 @@ impl Nats {
     pub(crate) fn not_started() -> Self {
         Self {
             port: free_port(),
+            jetstream: true,
             arguments: Vec::new(),
             store: TempDir::new().unwrap(),
             process: None,
@@ -40,7 +42,17 @@ impl Nats {
 
     /// Starts with further arguments for nats-server.
     pub(crate) async fn start_with(arguments: &[&str]) -> Self {
+        Self::start_as(true, arguments).await
+    }
+
+    /// The same without JetStream.
+    pub(crate) async fn start_without_jetstream(arguments: &[&str]) -> Self {
+        Self::start_as(false, arguments).await
+    }
+
+    async fn start_as(jetstream: bool, arguments: &[&str]) -> Self {
         let mut nats = Self::not_started();
+        nats.jetstream = jetstream;
         nats.arguments = arguments.iter().map(|&a| a.to_owned()).collect();
         nats.start_again().await;
         nats
@@ -51,6 +63,7 @@ impl Nats {
         command
             .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"])
             .arg(self.store.path())
+            .args(self.jetstream.then_some("-js"))
             .args(&self.arguments);
         if command
             .get_program()

@@ -1,0 +1,640 @@
+//! Decides what of the log goes on to the feed, in which order, and what to ask the log. Pure: what
+//! arrives comes in, arrivals and errands come out; the task does the talking.
+//!
+//! - Numbered copies go on in the order of their positions. Where one is missing, it is read from
+//!   the log before anything behind it goes on.
+//! - What stands at a position is known by its check for the last few thousand. When something
+//!   else stands there, the log was rolled back, and what it has instead is read.
+//! - A published copy that the log does not take in time goes on without a position.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use super::cursor::{Cursor, Place};
+use super::keyed_queue::KeyedQueue;
+use super::metrics::LogMetrics;
+use super::pairing::{Keys, Pairing};
+use super::reader::{Batch, Logged};
+use super::stream::Extent;
+use crate::bus::{Arrival, Loss, Message, Passage};
+use crate::event::{Epoch, EventId, Timestamp};
+
+/// Between two looks at the log's extent.
+const ROUTINE: Duration = Duration::from_secs(1);
+
+/// The pause after a look that found the log ahead, in which what is on its way may arrive, and
+/// before an errand that failed is tried again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How often a copy may turn out to be ahead of the log itself before it is not believed.
+const FUTILE: u32 = 8;
+
+/// Copies that wait for a hole before them to be filled; more are dropped and read from the log.
+const AHEAD: usize = 65_536;
+const AHEAD_BYTES: usize = 64 << 20;
+
+/// How long the log remembers message ids, and how many are remembered here at most.
+const DUPLICATES: Duration = Duration::from_secs(120);
+const MESSAGE_IDS: usize = 262_144;
+
+/// Something to ask the log. One at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// Make or adopt the stream.
+    Open,
+    /// Ask for its extent.
+    Look,
+    /// Read a range.
+    Read { epoch: Epoch, from: u64, to: u64 },
+}
+
+/// A message as it was published.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) subject: Arc<str>,
+    pub(super) payload: Bytes,
+    pub(super) message_id: Option<String>,
+}
+
+/// Why the log is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// From time to time.
+    Routine,
+    /// Something is missing.
+    Hole,
+    /// The connection was down: what was the last position may have become something else.
+    Connected,
+    /// A copy contradicts what stood at its position.
+    Conflict,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    why: Why,
+    start: u64,
+    next: u64,
+    to: u64,
+}
+
+/// The state of following.
+#[derive(Debug)]
+pub(super) struct Follower {
+    /// The last place before there was a log.
+    before: EventId,
+    /// How many positions of the past to begin with.
+    past: u64,
+    cursor: Option<Cursor>,
+    /// Up to here, what is read is the past.
+    past_until: Option<u64>,
+    keys: Keys,
+    pairing: Pairing<(u64, Published)>,
+    message_ids: KeyedQueue<()>,
+    /// Numbered copies behind a hole.
+    ahead: VecDeque<Logged>,
+    ahead_bytes: usize,
+    /// How often the first of them was ahead of the log.
+    futile: u32,
+    look: Option<Why>,
+    reading: Option<Reading>,
+    missing: bool,
+    /// The log ends here, before the cursor; where exactly it was rolled back is being read.
+    shrunk_to: Option<u64>,
+    /// Since when the log has been seen to end before the cursor.
+    shorter_since: Option<Instant>,
+    /// The log's end at the last look, and whether a numbered copy has come since.
+    behind: Option<u64>,
+    heard: bool,
+    forgotten: u64,
+    next_look: Instant,
+    not_before: Instant,
+    /// The last time that the log gave something, or that waiting for it began.
+    progress: Instant,
+    park: Duration,
+    arrivals: VecDeque<Arrival>,
+    metrics: LogMetrics,
+}
+
+impl Follower {
+    /// Follows nothing yet. `before` is the place that the hub begins at, `past` how many recent
+    /// positions to read first, `park` how long a message waits for its position.
+    pub(super) fn new(
+        before: EventId,
+        past: usize,
+        park: Duration,
+        metrics: LogMetrics,
+        now: Instant,
+    ) -> Self {
+        Self {
+            before,
+            past: past as u64,
+            cursor: None,
+            past_until: None,
+            keys: Keys::default(),
+            pairing: Pairing::new(park),
+            message_ids: KeyedQueue::default(),
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            futile: 0,
+            look: None,
+            reading: None,
+            missing: false,
+            shrunk_to: None,
+            shorter_since: None,
+            behind: None,
+            heard: false,
+            forgotten: 0,
+            next_look: now,
+            not_before: now,
+            progress: now,
+            park,
+            arrivals: VecDeque::new(),
+            metrics,
+        }
+    }
+
+    /// Whether there is a log, and its recent past is here.
+    pub(super) fn is_following(&self) -> bool {
+        self.cursor.is_some() && self.past_until.is_none()
+    }
+
+    /// Whether there ever was a log.
+    pub(super) fn has_begun(&self) -> bool {
+        self.cursor.is_some()
+    }
+
+    /// The log's epoch, for ids that are made elsewhere; any until there is a log.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.cursor
+            .as_ref()
+            .map_or(self.before.epoch(), Cursor::epoch)
+    }
+
+    /// The next arrival for the feed.
+    pub(super) fn pop(&mut self) -> Option<Arrival> {
+        self.arrivals.pop_front()
+    }
+
+    /// What to ask the log now, if nothing else is under way.
+    pub(super) fn errand(&self, now: Instant) -> Option<Errand> {
+        if now < self.not_before {
+            return None;
+        }
+        match (&self.cursor, self.reading) {
+            (None, _) => Some(Errand::Open),
+            _ if self.missing => Some(Errand::Open),
+            (Some(cursor), Some(reading)) => Some(Errand::Read {
+                epoch: cursor.epoch(),
+                from: reading.next,
+                to: reading.to,
+            }),
+            _ => self.look.map(|_| Errand::Look),
+        }
+    }
+
+    /// The connection is there, for the first time or again.
+    pub(super) fn connected(&mut self, now: Instant) {
+        self.not_before = now;
+        self.progress = now;
+        if self.cursor.is_some() {
+            self.arrivals.push_back(Arrival::Doubt);
+            // What is being read is looked at again from the start.
+            self.reading = None;
+            self.look = Some(Why::Connected);
+        }
+    }
+
+    /// A message has come as it was published.
+    pub(super) fn published(&mut self, message: Published, now: Instant) {
+        let key = self.keys.of(&message.subject, &message.payload);
+        let bytes = message.payload.len();
+        self.pairing.published(key, now, bytes, (key, message));
+        if self.pairing.is_full() {
+            self.release(now);
+        }
+    }
+
+    /// A numbered copy has come. Its id may have the wrong epoch.
+    pub(super) fn numbered(&mut self, mut logged: Logged, now: Instant) {
+        self.heard = true;
+        let busy = self.reading.is_some() || self.missing || !self.ahead.is_empty();
+        let Some(cursor) = &self.cursor else {
+            return self.wait_ahead(logged);
+        };
+        logged.id = logged.id.in_epoch(cursor.epoch());
+        if busy {
+            return self.wait_ahead(logged);
+        }
+        match cursor.place(logged.id) {
+            Place::Next => self.deliver(logged, now),
+            Place::Known if logged.id.position() >= cursor.remembers_from() => {}
+            // From long ago, or from another log.
+            Place::Known => self.want(Why::Hole, now),
+            Place::Ahead => {
+                self.wait_ahead(logged);
+                self.want(Why::Hole, now);
+            }
+            Place::Conflict => {
+                self.wait_ahead(logged);
+                self.want(Why::Conflict, now);
+            }
+        }
+    }
+
+    /// Lets time pass: messages that the log has not taken go on, and the log is looked at.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.release(now);
+        let idle = self.look.is_none() && self.reading.is_none();
+        if self.is_following() && idle && now >= self.next_look {
+            self.next_look = now + ROUTINE;
+            self.heard = false;
+            self.look = Some(Why::Routine);
+        }
+    }
+
+    /// The stream was made or adopted.
+    pub(super) fn opened(&mut self, extent: Extent, now: Instant) {
+        self.missing = false;
+        if self.cursor.is_some() {
+            self.look = Some(Why::Connected);
+            return self.looked(extent, now);
+        }
+        self.progress = now;
+        let first = extent
+            .first
+            .max((extent.last + 1).saturating_sub(self.past))
+            .max(1);
+        let origin = EventId::unknown(extent.epoch, first - 1);
+        info!(
+            epoch = extent.epoch.0,
+            from = first,
+            to = extent.last,
+            "following the log"
+        );
+        self.cursor = Some(Cursor::at(origin));
+        self.forgotten = first - 1;
+        self.arrivals.push_back(Arrival::Began(origin));
+        self.past_until = Some(extent.last);
+        self.begin_reading(Why::Hole, first, extent.last, now);
+    }
+
+    /// The log has said how far it reaches.
+    pub(super) fn looked(&mut self, extent: Extent, now: Instant) {
+        let why = self.look.take().unwrap_or(Why::Routine);
+        self.progress = now;
+        let Some(cursor) = &self.cursor else {
+            return;
+        };
+        let (position, remembers_from) = (cursor.position(), cursor.remembers_from());
+        if extent.epoch != cursor.epoch() {
+            return self.recreated(extent, now);
+        }
+        self.metrics.lag.set(extent.last.saturating_sub(position));
+        if extent.last < position {
+            return self.shorter(extent, why, now);
+        }
+        self.shorter_since = None;
+        if extent.first > position + 1 {
+            self.expired(extent);
+        } else if extent.first > self.forgotten + 1 {
+            self.forgotten = extent.first - 1;
+            self.arrivals.push_back(Arrival::Forgotten(self.forgotten));
+        }
+        let from = match why {
+            Why::Conflict => remembers_from,
+            Why::Connected | Why::Hole => position,
+            Why::Routine if extent.last == position || self.heard => {
+                self.behind = None;
+                return;
+            }
+            // What is on its way may have arrived by the next look.
+            Why::Routine if self.behind.is_none_or(|behind| position >= behind) => {
+                self.behind = Some(extent.last);
+                self.next_look = now + PAUSE;
+                return;
+            }
+            Why::Routine => position,
+        };
+        self.behind = None;
+        self.begin_reading(why, from.max(extent.first).max(1), extent.last, now);
+    }
+
+    /// A part of a range was read.
+    pub(super) fn read(&mut self, batch: Batch, now: Instant) {
+        self.progress = now;
+        for logged in batch.messages {
+            if !self.take(logged, now) {
+                return;
+            }
+        }
+        let Some(reading) = &mut self.reading else {
+            return;
+        };
+        reading.next = batch.next;
+        if batch.next > reading.to {
+            let done = *reading;
+            self.reading = None;
+            self.finish(done, now);
+        }
+    }
+
+    /// An errand has failed, in `missing` because the stream is not there.
+    pub(super) fn failed(&mut self, missing: bool, now: Instant) {
+        self.not_before = now + PAUSE;
+        self.metrics.failures.inc();
+        if missing && self.cursor.is_some() {
+            self.missing = true;
+            self.reading = None;
+        }
+    }
+
+    fn want(&mut self, why: Why, now: Instant) {
+        let idle = self.look.is_none() && self.reading.is_none();
+        if idle || self.look == Some(Why::Routine) {
+            self.progress = now;
+        }
+        // A look for a better reason takes in one for a lesser.
+        let rank = |why: Why| match why {
+            Why::Routine => 0,
+            Why::Hole => 1,
+            Why::Connected => 2,
+            Why::Conflict => 3,
+        };
+        if self.look.is_none_or(|look| rank(look) < rank(why)) {
+            self.look = Some(why);
+        }
+    }
+
+    fn begin_reading(&mut self, why: Why, from: u64, to: u64, now: Instant) {
+        let reading = Reading {
+            why,
+            start: from,
+            next: from,
+            to,
+        };
+        if from > to {
+            self.finish(reading, now);
+        } else {
+            self.reading = Some(reading);
+        }
+    }
+
+    /// Takes what was read from the log; `false` when reading begins anew further back.
+    fn take(&mut self, logged: Logged, now: Instant) -> bool {
+        let (Some(cursor), Some(reading)) = (&self.cursor, &mut self.reading) else {
+            return false;
+        };
+        match cursor.place(logged.id) {
+            Place::Known => {}
+            Place::Next | Place::Ahead => {
+                if self.past_until.is_none() {
+                    self.metrics.filled.inc();
+                }
+                self.deliver(logged, now);
+            }
+            Place::Conflict => {
+                let remembers_from = cursor.remembers_from();
+                let position = logged.id.position();
+                if position == reading.start && remembers_from < position {
+                    reading.start = remembers_from;
+                    reading.next = remembers_from;
+                    return false;
+                }
+                self.rewind(position - 1);
+                self.deliver(logged, now);
+            }
+        }
+        true
+    }
+
+    /// A range was read to its end.
+    fn finish(&mut self, reading: Reading, now: Instant) {
+        if let Some(end) = self.shrunk_to.take()
+            && self.position() > end
+        {
+            self.rewind(end);
+        }
+        if let Some(cursor) = &mut self.cursor
+            && cursor.position() < reading.to
+        {
+            // The last positions of the range are not in the log any more.
+            let end = EventId::unknown(cursor.epoch(), reading.to);
+            cursor.advance(end);
+        }
+        if self.past_until.take().is_some()
+            && let Some(cursor) = &self.cursor
+        {
+            self.arrivals.push_back(Arrival::Gap {
+                loss: Loss::Disconnected,
+                from: self.before,
+                to: cursor.last(),
+            });
+        }
+        self.drain(reading.why == Why::Conflict, now);
+    }
+
+    /// Lets the copies that waited go on, up to the next hole. `settled`: the log has just been
+    /// compared with what is remembered.
+    fn drain(&mut self, settled: bool, now: Instant) {
+        while let (Some(logged), Some(cursor)) = (self.ahead.front_mut(), &self.cursor) {
+            logged.id = logged.id.in_epoch(cursor.epoch());
+            let place = cursor.place(logged.id);
+            match place {
+                Place::Ahead => {
+                    self.futile += 1;
+                    self.not_before = now + PAUSE.mul_f64(f64::from(self.futile.min(4) - 1));
+                    if self.futile <= FUTILE {
+                        return self.want(Why::Hole, now);
+                    }
+                    warn!(
+                        position = logged.id.position(),
+                        "a numbered message is ahead of the log and is dropped"
+                    );
+                }
+                Place::Conflict if !settled => return self.want(Why::Conflict, now),
+                Place::Conflict => warn!(
+                    position = logged.id.position(),
+                    "a numbered message contradicts the log and is dropped"
+                ),
+                Place::Next | Place::Known => {}
+            }
+            let Some(logged) = self.ahead.pop_front() else {
+                return;
+            };
+            self.ahead_bytes -= logged.payload.len();
+            self.futile = 0;
+            if place == Place::Next {
+                self.deliver(logged, now);
+            }
+        }
+    }
+
+    fn wait_ahead(&mut self, logged: Logged) {
+        if self.ahead.len() < AHEAD && self.ahead_bytes < AHEAD_BYTES {
+            self.ahead_bytes += logged.payload.len();
+            self.ahead.push_back(logged);
+        }
+    }
+
+    /// Hands on what has a position, and moves there.
+    fn deliver(&mut self, logged: Logged, now: Instant) {
+        let Some(cursor) = &mut self.cursor else {
+            return;
+        };
+        cursor.advance(logged.id);
+        self.metrics.position.set(logged.id.position());
+        if let Some(message_id) = &logged.message_id {
+            self.remember(message_id, now);
+        }
+        let key = self.keys.of(&logged.subject, &logged.payload);
+        let delivered = self.pairing.numbered(key, now);
+        let past = self
+            .past_until
+            .is_some_and(|until| logged.id.position() <= until);
+        let passage = match delivered {
+            _ if past => Passage::Past,
+            Some(tag) => {
+                self.metrics.late.inc();
+                Passage::Late(tag)
+            }
+            None => Passage::Live,
+        };
+        self.arrivals.push_back(Arrival::Message(Message {
+            subject: logged.subject,
+            payload: logged.payload,
+            id: Some(logged.id),
+            at: logged.at,
+            passage,
+        }));
+    }
+
+    /// Hands on, without a position, what the log has not taken in time.
+    fn release(&mut self, now: Instant) {
+        // While the log is being asked and answers, what is missing may yet come from there.
+        let waiting = match self.look {
+            Some(Why::Routine) | None => self.reading.is_some() || self.cursor.is_none(),
+            Some(_) => true,
+        };
+        let patience = self.park * 2;
+        if waiting && now < self.progress + patience && !self.pairing.is_full() {
+            return;
+        }
+        while let Some((tag, (_, message))) = self.pairing.overdue(now, |(key, _)| *key) {
+            if self.is_duplicate(&message) {
+                self.metrics.duplicates.inc();
+                continue;
+            }
+            self.metrics.unlogged.inc();
+            self.arrivals.push_back(Arrival::Message(Message {
+                subject: message.subject,
+                payload: message.payload,
+                id: None,
+                at: Timestamp::now(),
+                passage: Passage::Unlogged(tag),
+            }));
+        }
+    }
+
+    fn is_duplicate(&self, message: &Published) -> bool {
+        let id = message.message_id.as_deref();
+        id.is_some_and(|id| self.message_ids.contains(self.keys.of("", id.as_bytes())))
+    }
+
+    fn remember(&mut self, message_id: &str, now: Instant) {
+        let key = self.keys.of("", message_id.as_bytes());
+        self.message_ids.push(key, now, ());
+        if let Some(deadline) = now.checked_sub(DUPLICATES) {
+            while self.message_ids.pop_until(deadline).is_some() {}
+        }
+        while self.message_ids.len() > MESSAGE_IDS {
+            self.message_ids.pop();
+        }
+    }
+
+    /// The stream is another one.
+    fn recreated(&mut self, extent: Extent, now: Instant) {
+        let from = self.last();
+        let to = EventId::unknown(extent.epoch, extent.first - 1);
+        warn!(
+            was = from.to_string(),
+            epoch = extent.epoch.0,
+            "the log was deleted and made again"
+        );
+        self.lose(Loss::Recreated, from, to);
+        self.cursor = Some(Cursor::at(to));
+        self.forgotten = extent.first - 1;
+        // What is of the new stream is read from it.
+        self.ahead.clear();
+        self.ahead_bytes = 0;
+        self.shorter_since = None;
+        self.begin_reading(Why::Hole, extent.first, extent.last, now);
+    }
+
+    /// The log ends before the cursor. A new leader of a cluster may be behind for a moment, so it
+    /// is only believed when it lasts, or when a copy contradicts what was there.
+    fn shorter(&mut self, extent: Extent, why: Why, now: Instant) {
+        let since = *self.shorter_since.get_or_insert(now);
+        if why != Why::Conflict && now < since + ROUTINE {
+            self.not_before = now + PAUSE;
+            return self.want(Why::Connected, now);
+        }
+        self.shorter_since = None;
+        let Some(cursor) = &self.cursor else {
+            return;
+        };
+        self.shrunk_to = Some(extent.last);
+        let from = cursor.remembers_from().max(extent.first).max(1);
+        self.begin_reading(Why::Conflict, from, extent.last, now);
+    }
+
+    fn rewind(&mut self, position: u64) {
+        let Some(cursor) = &mut self.cursor else {
+            return;
+        };
+        let from = cursor.last();
+        let to = cursor.rewind(position);
+        warn!(
+            from = from.to_string(),
+            to = to.to_string(),
+            "the log was rolled back and uses positions again"
+        );
+        self.lose(Loss::Rewound, from, to);
+    }
+
+    /// The log has dropped positions that were still to be read.
+    fn expired(&mut self, extent: Extent) {
+        let Some(cursor) = &mut self.cursor else {
+            return;
+        };
+        let from = cursor.last();
+        let to = EventId::unknown(extent.epoch, extent.first - 1);
+        cursor.advance(to);
+        self.forgotten = extent.first - 1;
+        warn!(
+            from = from.to_string(),
+            to = to.to_string(),
+            "the log has dropped what was still to be read"
+        );
+        self.lose(Loss::Expired, from, to);
+    }
+
+    fn lose(&mut self, loss: Loss, from: EventId, to: EventId) {
+        self.metrics.lost(loss);
+        self.arrivals.push_back(Arrival::Gap { loss, from, to });
+    }
+
+    fn last(&self) -> EventId {
+        self.cursor.as_ref().map_or(self.before, Cursor::last)
+    }
+
+    fn position(&self) -> u64 {
+        self.cursor.as_ref().map_or(0, Cursor::position)
+    }
+}
+
+#[cfg(test)]
+mod tests;
