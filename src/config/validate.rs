@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::problem::Problem;
 use super::{Config, Mode};
 use crate::auth;
-use crate::bus::nats;
-use crate::bus::subject::Pattern;
+use crate::bus::subject::{Pattern, check_publish};
+use crate::bus::{LogKind, nats};
 use crate::causes::Causes;
 use crate::database::Kind;
 
@@ -16,6 +16,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     bounds(config, &mut problems);
     exposure(config, &mut problems);
     subjects(config, &mut problems);
+    log(config, &mut problems);
     database(config, &mut problems);
     origins(config, &mut problems);
     keys(config, &mut problems);
@@ -126,6 +127,68 @@ fn subjects(config: &Config, problems: &mut Vec<Problem>) {
                 problems.push(Problem::at(key, why));
             }
         }
+    }
+}
+
+/// The log, where it is a JetStream stream.
+fn log(config: &Config, problems: &mut Vec<Problem>) {
+    let jetstream = &config.jetstream;
+    if config.nats.url.is_empty() && config.log == LogKind::Jetstream {
+        let why = "a log in JetStream needs NATS: set nats.url or NATS_URL";
+        problems.push(Problem::at("log", why));
+    }
+    // What the NATS server takes for a stream's name.
+    let named = |c: char| !c.is_whitespace() && !c.is_control() && !".*>/\\".contains(c);
+    let name = &jetstream.stream;
+    if name.is_empty() || name.len() > 255 || !name.chars().all(named) {
+        let why = "a stream's name has 1 to 255 characters, no white space, none of . * > / \\";
+        problems.push(Problem::at("jetstream.stream", why).with_value(name));
+    }
+    if !(1..=5).contains(&jetstream.replicas) {
+        problems.push(
+            Problem::at("jetstream.replicas", "must be from 1 to 5").with_value(jetstream.replicas),
+        );
+    }
+    let periods = [
+        ("jetstream.max_age", jetstream.max_age, 1_000, u64::MAX),
+        // Longer than this, and the copies of a message are not recognised as twins any more.
+        ("jetstream.park", jetstream.park, 50, 15_000),
+    ];
+    for (key, value, least, most) in periods {
+        if value.as_millis() < least || value.as_millis() > most {
+            let least = humantime::format_duration(Duration::from_millis(least));
+            let why = if most == u64::MAX {
+                format!("must be at least {least}")
+            } else {
+                let most = humantime::format_duration(Duration::from_millis(most));
+                format!("must be from {least} to {most}")
+            };
+            problems.push(Problem::at(key, why).with_value(value));
+        }
+    }
+    if jetstream.max_bytes.0 == 0 {
+        problems.push(Problem::at("jetstream.max_bytes", "must be at least 1").with_value(0));
+    }
+    republish(config, problems);
+}
+
+/// What the stream publishes must not come back into it.
+fn republish(config: &Config, problems: &mut Vec<Problem>) {
+    let key = "jetstream.republish";
+    let prefix = &config.jetstream.republish;
+    if let Err(error) = check_publish(prefix) {
+        return problems.push(Problem::at(key, error.to_string()).with_value(prefix));
+    }
+    let Ok(republished) = Pattern::parse(&config.jetstream.republished()) else {
+        return;
+    };
+    let subjects = config.nats.patterns().unwrap_or_default();
+    if config.log == LogKind::Memory || config.nats.url.is_empty() {
+        return;
+    }
+    for pattern in subjects.iter().filter(|p| p.overlaps(&republished)) {
+        let why = format!("{republished} overlaps with {pattern} of nats.subjects");
+        problems.push(Problem::at(key, why).with_value(prefix));
     }
 }
 

@@ -74,7 +74,7 @@ async fn open(
     let chats = membership.chats_of(&identity.user).await?;
     let resume = resume(request, parameters.last_event_id.as_deref());
     let comeback = archive.look_up(&identity.user, &chats, resume).await;
-    let (stream, chats) = pending.activate(chats, comeback);
+    let (stream, chats) = pending.activate(chats, comeback).await;
     info!(chats = chats.len(), chat_ids = names(&chats), "registered");
     Ok(sse::response(stream))
 }

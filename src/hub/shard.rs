@@ -83,6 +83,11 @@ impl Shard {
         }
     }
 
+    /// Whether this shard's positions are of the log that the history is of.
+    pub(super) fn is_in_epoch(&self) -> bool {
+        self.head.epoch() == self.history.read().head().epoch()
+    }
+
     /// Routes one event; gives back how many sessions it was queued for.
     pub(super) fn deliver(&mut self, event: &Event, delivery: Delivery, now: Instant) -> u64 {
         // Who joins gets the event that says so, and so does who leaves.

@@ -9,10 +9,14 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::registry::SessionKey;
-use super::replay::Comeback;
+use super::replay::{Comeback, Resume};
 use super::session::Opening;
 use super::shard::Shard;
 use crate::event::{ChatId, UserId};
+
+/// How often a thread may do something else before a client is told that its position is of another
+/// epoch. One turn is what it takes, unless the history is just being filled.
+const TURNS: usize = 1_000;
 
 /// This thread's part of the hub. A cheap handle that stays on its thread.
 #[derive(Debug, Clone)]
@@ -48,14 +52,31 @@ impl PendingSession {
     /// Makes the session live from the current position on. Gives the stream, which opens with
     /// `connection_confirmed`, and the chats that it listens on: those given, changed by what
     /// happened since it was registered.
-    #[must_use]
-    pub fn activate(self, chats: Vec<ChatId>, comeback: Comeback) -> (SessionStream, Vec<ChatId>) {
+    pub async fn activate(
+        self,
+        chats: Vec<ChatId>,
+        comeback: Comeback,
+    ) -> (SessionStream, Vec<ChatId>) {
+        if comeback.resume != Resume::Fresh {
+            self.catch_up_with_epoch().await;
+        }
         let SessionGuard { hub, key } = &self.0;
         let chats = hub
             .0
             .borrow_mut()
             .activate(*key, chats, comeback, Instant::now());
         (SessionStream(self.0), chats)
+    }
+
+    /// When a new epoch has begun, the news may still be in this thread's inbox. It is handled as soon
+    /// as the thread has a moment.
+    async fn catch_up_with_epoch(&self) {
+        for _ in 0..TURNS {
+            if self.0.hub.0.borrow().is_in_epoch() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }
 

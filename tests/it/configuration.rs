@@ -203,6 +203,15 @@ async fn mistakes_name_the_key_the_value_and_what_is_allowed() {
             &["logging.format", "xml", "human", "json"],
         ),
         ("mode: prodcution", &["mode", "prodcution", "production"]),
+        ("log: disk", &["log", "disk", "jetstream", "memory"]),
+        (
+            "jetstream: {storage: tape}",
+            &["jetstream.storage", "tape", "file", "memory"],
+        ),
+        (
+            "jetstream: {max_age: long}",
+            &["jetstream.max_age", "long", "30s"],
+        ),
         (
             "auth: {keys: [{algorithm: HS999, secret: x}]}",
             &["algorithm", "HS999", "HS256"],
@@ -239,6 +248,17 @@ async fn impossible_values_are_found() {
         ),
         ("auth: {keys: [{pem: nonsense}]}", "auth.keys"),
         ("nats: {subjects: []}", "nats.subjects"),
+        ("log: jetstream", "nats.url"),
+        ("jetstream: {stream: a.b}", "jetstream.stream"),
+        ("jetstream: {replicas: 0}", "jetstream.replicas"),
+        ("jetstream: {max_bytes: 0}", "jetstream.max_bytes"),
+        ("jetstream: {max_age: 0s}", "jetstream.max_age"),
+        ("jetstream: {park: 1m}", "jetstream.park"),
+        ("jetstream: {republish: \"a.*\"}", "jetstream.republish"),
+        (
+            "nats: {url: \"nats://x\", subjects: [\">\"]}",
+            "jetstream.republish",
+        ),
         (
             "server: {allowed_origins: [chat.example.com]}",
             "server.allowed_origins",
@@ -247,6 +267,15 @@ async fn impossible_values_are_found() {
         unsaid.extend(missing_words(&with_database(text), &[key]).await);
     }
     assert!(unsaid.is_empty(), "{}", unsaid.join("\n"));
+}
+
+#[tokio::test]
+async fn the_log_can_be_chosen_by_a_variable() {
+    let nats = Nats::start_without_jetstream(&[]).await;
+    let settings = Settings::new()
+        .nats(&nats)
+        .environment("NOTIFY_SERVER__LOG", "memory");
+    Server::start(settings).await;
 }
 
 #[tokio::test]

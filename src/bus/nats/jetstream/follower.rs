@@ -221,7 +221,10 @@ impl Follower {
     /// A numbered copy has come. Its id may have the wrong epoch.
     pub(super) fn numbered(&mut self, mut logged: Logged, now: Instant) {
         self.heard = true;
-        let busy = self.reading.is_some() || self.missing || !self.ahead.is_empty();
+        // What follows an interruption only goes on when what came before it was compared with
+        // the log: positions may have been used again.
+        let unsure = matches!(self.look, Some(Why::Connected | Why::Conflict));
+        let busy = unsure || self.reading.is_some() || self.missing || !self.ahead.is_empty();
         let Some(cursor) = &self.cursor else {
             return self.wait_ahead(logged);
         };
