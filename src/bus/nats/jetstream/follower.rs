@@ -30,6 +30,9 @@ const ROUTINE: Duration = Duration::from_secs(1);
 /// before an errand that failed is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// Between two log lines about messages that the log has not taken.
+const REPORTS: Duration = Duration::from_secs(1);
+
 /// How often a copy may turn out to be ahead of the log itself before it is not believed.
 const FUTILE: u32 = 8;
 
@@ -110,6 +113,9 @@ pub(super) struct Follower {
     behind: Option<u64>,
     heard: bool,
     forgotten: u64,
+    /// Messages that went on without a position since that was last logged, and when it may be again.
+    unreported: u64,
+    next_report: Instant,
     next_look: Instant,
     not_before: Instant,
     /// The last time that the log gave something, or that waiting for it began.
@@ -148,6 +154,8 @@ impl Follower {
             behind: None,
             heard: false,
             forgotten: 0,
+            unreported: 0,
+            next_report: now,
             next_look: now,
             not_before: now,
             progress: now,
@@ -251,6 +259,14 @@ impl Follower {
     /// Lets time pass: messages that the log has not taken go on, and the log is looked at.
     pub(super) fn tick(&mut self, now: Instant) {
         self.release(now);
+        if self.unreported > 0 && now >= self.next_report {
+            warn!(
+                messages = self.unreported,
+                "messages were delivered without an id because the log did not take them in time"
+            );
+            self.unreported = 0;
+            self.next_report = now + REPORTS;
+        }
         let idle = self.look.is_none() && self.reading.is_none();
         if self.is_following() && idle && now >= self.next_look {
             self.next_look = now + ROUTINE;
@@ -532,6 +548,7 @@ impl Follower {
                 continue;
             }
             self.metrics.unlogged.inc();
+            self.unreported += 1;
             self.arrivals.push_back(Arrival::Message(Message {
                 subject: message.subject,
                 payload: message.payload,
