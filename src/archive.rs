@@ -18,8 +18,8 @@ use tracing::{debug, warn};
 
 use crate::bus::{Extent, LogError, LogReader, Logged};
 use crate::event::decode::{Rules, decode};
-use crate::event::{ChatId, Epoch, Event, EventId, UserId};
-use crate::hub::{Backlog, Comeback, Gap, GapReason, Hub, Reach, Resume, Segment};
+use crate::event::{Epoch, Event, EventId};
+use crate::hub::{Backlog, Comeback, Gap, GapReason, Hub, Interest, Reach, Resume, Segment};
 
 /// Positions in a chunk.
 const CHUNK: u64 = 1_024;
@@ -127,11 +127,11 @@ impl Archive {
 
     /// Finds out what the hub can't know about a client that comes back: what it missed before the
     /// hub's memory begins, or whether its position is one that only other instances have seen yet.
-    pub async fn look_up(&self, user: &UserId, chats: &[ChatId], resume: Resume) -> Comeback {
+    pub async fn look_up(&self, interest: &Interest, resume: Resume) -> Comeback {
         let (Resume::After(id), Some(log)) = (resume, &self.0.log) else {
             return resume.into();
         };
-        let found = timeout(PATIENCE, self.0.look_up(log, user, chats, id)).await;
+        let found = timeout(PATIENCE, self.0.look_up(log, interest, id)).await;
         match found {
             Ok(Ok(comeback)) => comeback,
             Ok(Err(error)) => self.0.failed(resume, &error.to_string()),
@@ -150,8 +150,7 @@ impl Inner {
     async fn look_up(
         &self,
         log: &LogReader,
-        user: &UserId,
-        chats: &[ChatId],
+        interest: &Interest,
         id: EventId,
     ) -> Result<Comeback, LogError> {
         let resume = Resume::After(id);
@@ -174,7 +173,7 @@ impl Inner {
             if extent.epoch != id.epoch() {
                 break;
             }
-            let Some(backlog) = self.backlog(log, user, chats, id, reach, extent).await? else {
+            let Some(backlog) = self.backlog(log, interest, id, reach, extent).await? else {
                 return Ok(Resume::Unreadable.into());
             };
             if backlog.to >= self.hub.reach().floor.position() {
@@ -202,8 +201,7 @@ impl Inner {
     async fn backlog(
         &self,
         log: &LogReader,
-        user: &UserId,
-        chats: &[ChatId],
+        interest: &Interest,
         after: EventId,
         reach: Reach,
         extent: Extent,
@@ -213,7 +211,7 @@ impl Inner {
         let target = floor + (head - floor) / 2;
         let gone_up_to = extent.first.saturating_sub(1);
         let begin = after.position().max(gone_up_to);
-        let mut search = self.hub.begin_search(user, chats, target);
+        let mut search = self.hub.begin_search(interest, target);
         let mut from = (begin == after.position()).then_some(after);
         let mut reason = GapReason::Expired;
         let mut to = None;

@@ -14,7 +14,7 @@ use super::error::ApiError;
 use crate::archive::Archive;
 use crate::auth::{Identity, Verifier};
 use crate::event::{ChatId, Timestamp};
-use crate::hub::{Hub, LocalHub, Opening, Resume, connection_span};
+use crate::hub::{Hub, LocalHub, Opening, Resume, Scope, connection_span};
 use crate::membership::Membership;
 use crate::transport::sse;
 
@@ -65,6 +65,7 @@ async fn open(
     info!(agent = agent(request), "connected");
     let opening = Opening {
         named: parameters.named.unwrap_or(false),
+        scope: Scope::Own,
         expires_at: deadline(identity, verifier.leeway_secs()),
         connection_id,
         permit,
@@ -73,7 +74,8 @@ async fn open(
     let pending = local.register(&identity.user, opening);
     let chats = membership.chats_of(&identity.user).await?;
     let resume = resume(request, parameters.last_event_id.as_deref());
-    let comeback = archive.look_up(&identity.user, &chats, resume).await;
+    let interest = Scope::Own.interest(&identity.user, chats.clone());
+    let comeback = archive.look_up(&interest, resume).await;
     let (stream, chats) = pending.activate(chats, comeback).await;
     info!(chats = chats.len(), chat_ids = names(&chats), "registered");
     Ok(sse::response(stream))

@@ -13,6 +13,7 @@ mod outbox;
 pub mod registry;
 mod replay;
 mod schedule;
+mod scope;
 mod segment;
 mod session;
 mod settings;
@@ -36,6 +37,7 @@ pub use history::HistoryConfig;
 pub use metrics::Metrics;
 pub use notice::{End, Gap, GapReason};
 pub use replay::{Backlog, Comeback, Resume, Search};
+pub use scope::{Interest, NamedChannels, Scope};
 pub use segment::Segment;
 pub use session::{Opening, connection_span};
 pub use settings::StreamConfig;
@@ -235,8 +237,8 @@ impl Hub {
     /// Begins a search in the log's past that has to know what the user joined and left since: behind
     /// position `since`.
     #[must_use]
-    pub fn begin_search(&self, user: &UserId, chats: &[ChatId], since: u64) -> Search {
-        let mut search = Search::new(user, chats);
+    pub fn begin_search(&self, interest: &Interest, since: u64) -> Search {
+        let mut search = Search::new(interest.clone());
         let history = self.0.history.read();
         search.note_changes(&history, since + 1, history.head().position());
         search
@@ -387,7 +389,7 @@ impl ShardTask {
                 }
                 Command::FinishRefresh(chats) => {
                     let (user, chats) = &*chats;
-                    self.hub.0.borrow_mut().finish_refresh(user, chats);
+                    self.hub.0.borrow_mut().finish_refresh(user, chats, now);
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::event::{ChatId, EventId, Frame, Timestamp, UserId};
+use crate::event::{Channel, ChatId, EventId, Frame, Timestamp, UserId};
 
 /// Why a stream ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,6 +90,8 @@ pub struct Gap {
 pub(super) struct Confirmation<'a> {
     pub(super) user: &'a UserId,
     pub(super) chats: &'a [ChatId],
+    /// The channels of a stream that was asked for by name.
+    pub(super) channels: Option<&'a [Channel]>,
     pub(super) connection_id: &'a str,
     pub(super) recovered: bool,
     pub(super) replayed: u64,
@@ -102,6 +104,8 @@ struct ConfirmationJson<'a> {
     user_id: &'a UserId,
     timestamp: Timestamp,
     connected_chats: &'a [ChatId],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<&'a [Channel]>,
     connection_id: &'a str,
     recovered: bool,
     replayed: u64,
@@ -149,6 +153,7 @@ pub(super) fn confirmation(said: &Confirmation<'_>, at: &EventId, now: Timestamp
         user_id: said.user,
         timestamp: now,
         connected_chats: said.chats,
+        channels: said.channels,
         connection_id: said.connection_id,
         recovered: said.recovered,
         replayed: said.replayed,

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use super::history::History;
 use super::notice::{Gap, GapReason};
-use crate::event::{Channel, ChatId, Event, EventId, Frame, MembershipChange, Timestamp, UserId};
+use super::scope::Interest;
+use crate::event::{Channel, ChatId, Event, EventId, Frame, MembershipChange, Timestamp};
 
 /// What a client says about where it was before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,13 +55,12 @@ pub struct Backlog {
 /// Looks for one user's events, from the newest stretch of the log to the oldest.
 #[derive(Debug)]
 pub struct Search {
-    user: UserId,
+    /// The chats in it are those that the user is in, or was in somewhere in what was searched.
+    interest: Interest,
     own: Channel,
-    /// The chats that the user is in, or was in somewhere in what was searched.
-    chats: Vec<ChatId>,
     /// The user's joins (`true`) and leaves.
     changes: Vec<(u64, ChatId, bool)>,
-    /// What may be the user's, and through which of the chats; `None` through the user's own channel.
+    /// What may be the user's, and through which of the chats; `None` through a channel without fence.
     found: Vec<Found>,
 }
 
@@ -115,13 +115,12 @@ impl Replay {
 }
 
 impl Search {
-    /// For the events of `user`, who is in `chats` now.
+    /// For what somebody is interested in.
     #[must_use]
-    pub fn new(user: &UserId, chats: &[ChatId]) -> Self {
+    pub fn new(interest: Interest) -> Self {
         Self {
-            user: user.clone(),
-            own: Channel::user(user),
-            chats: chats.to_vec(),
+            own: Channel::user(&interest.user),
+            interest,
             changes: Vec::new(),
             found: Vec::new(),
         }
@@ -146,12 +145,19 @@ impl Search {
                 continue;
             };
             let (chat, joined) = match &event.membership {
-                Some(MembershipChange::Joined(who, chat)) if *who == self.user => (chat, true),
-                Some(MembershipChange::Left(who, chat)) if *who == self.user => (chat, false),
+                Some(MembershipChange::Joined(who, chat)) if *who == self.interest.user => {
+                    (chat, true)
+                }
+                Some(MembershipChange::Left(who, chat)) if *who == self.interest.user => {
+                    (chat, false)
+                }
                 _ => continue,
             };
-            if !self.chats.contains(chat) {
-                self.chats.push(chat.clone());
+            if !self.interest.chats.contains(chat) {
+                if !self.interest.former_chats {
+                    continue;
+                }
+                self.interest.chats.push(chat.clone());
             }
             self.changes.push((position, chat.clone(), joined));
         }
@@ -160,8 +166,9 @@ impl Search {
     /// Searches a stretch, both ends included; later stretches were searched before.
     pub(super) fn search(&mut self, history: &History, from: u64, to: u64) {
         self.note_changes(history, from, to);
-        let own = history.of_channel(&self.own, from, to);
-        let for_user = own.chain(history.of_everybody(from, to));
+        let direct = self.interest.direct.iter();
+        let direct = direct.flat_map(|channel| history.of_channel(channel, from, to));
+        let for_user = direct.chain(history.of_everybody(from, to));
         let found = &mut self.found;
         let mut keep = |position: u64, chat: Option<usize>| {
             let event = history.event(position);
@@ -174,7 +181,7 @@ impl Search {
         for position in for_user {
             keep(position, None);
         }
-        for (index, chat) in self.chats.iter().enumerate() {
+        for (index, chat) in self.interest.chats.iter().enumerate() {
             for position in history.of_channel(&Channel::chat(chat), from, to) {
                 keep(position, Some(index));
             }
@@ -183,14 +190,16 @@ impl Search {
 
     /// Takes in what an earlier search, of older stretches, has found.
     fn append(&mut self, older: Self) {
+        let own = &mut self.interest.chats;
         let chats: Vec<usize> = older
+            .interest
             .chats
             .iter()
             .map(|chat| {
-                let known = self.chats.iter().position(|other| other == chat);
+                let known = own.iter().position(|other| other == chat);
                 known.unwrap_or_else(|| {
-                    self.chats.push(chat.clone());
-                    self.chats.len() - 1
+                    own.push(chat.clone());
+                    own.len() - 1
                 })
             })
             .collect();
@@ -214,7 +223,7 @@ impl Search {
         self.changes.sort_unstable_by_key(|change| change.0);
         self.changes.dedup();
         let stays = stays(member_of, &self.changes, from + 1, to);
-        let chats = &self.chats;
+        let chats = &self.interest.chats;
         let is_member = |chat: usize, position: u64| {
             let stays = chats.get(chat).and_then(|chat| stays.get(chat));
             stays.is_some_and(|stays| {
@@ -223,7 +232,7 @@ impl Search {
                     .any(|(since, until)| (*since..=*until).contains(&position))
             })
         };
-        let user = &self.user;
+        let user = &self.interest.user;
         self.found.retain(|found| {
             let event = &found.event;
             found.position > from
@@ -244,13 +253,12 @@ impl Search {
     }
 }
 
-/// Plans the replay for `user`, who is in `chats` now, up to `head`, which is the last event that
+/// Plans the replay of what somebody is interested in up to `head`, which is the last event that
 /// the client's shard has seen: what comes later reaches the client live. A client can be ahead of
 /// its new shard; then what comes live up to [`Replay::from`] is not for it.
 pub(super) fn plan(
     history: &History,
-    user: &UserId,
-    chats: &[ChatId],
+    interest: Interest,
     comeback: Comeback,
     head: EventId,
     now: Timestamp,
@@ -286,7 +294,8 @@ pub(super) fn plan(
         return nothing(Some(lost(Some(after))));
     }
     let floor = history.floor();
-    let mut search = Search::new(user, chats);
+    let chats = interest.chats.clone();
+    let mut search = Search::new(interest);
     let covers =
         |backlog: &Backlog| backlog.to >= floor.position() && backlog.from.epoch() == floor.epoch();
     let (from, gap, searched_to) = match backlog.filter(covers) {
@@ -312,7 +321,7 @@ pub(super) fn plan(
         0
     };
     let range = (from.position(), head.position());
-    let (frames, from_log) = search.frames(chats, range, read_up_to, now);
+    let (frames, from_log) = search.frames(&chats, range, read_up_to, now);
     Replay {
         from,
         gap,

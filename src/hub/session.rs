@@ -9,13 +9,16 @@ use uuid::Uuid;
 use super::admission::Permit;
 use super::notice::End;
 use super::outbox::Outbox;
-use crate::event::{MembershipChange, UserId};
+use super::scope::{NamedChannels, Scope};
+use crate::event::{ChatId, MembershipChange, UserId};
 
 /// What a transport says about a client that it opens a session for.
 #[derive(Debug)]
 pub struct Opening {
     /// Whether frames carry an `event:` line.
     pub named: bool,
+    /// What the client listens on.
+    pub scope: Scope,
     /// When the token ends, by the monotonic clock; `None` for a session without a token.
     pub expires_at: Option<Instant>,
     /// The connection's name, for clients and logs.
@@ -40,6 +43,8 @@ pub fn connection_span(connection_id: Uuid, user: &UserId) -> Span {
 pub(super) struct Session {
     pub(super) serial: u32,
     pub(super) named: bool,
+    /// `None` for the user's own stream, which most are.
+    pub(super) named_channels: Option<Box<NamedChannels>>,
     pub(super) phase: Phase,
     pub(super) outbox: Outbox,
     /// Up to this position the client has everything, by an earlier stream on another shard.
@@ -85,6 +90,10 @@ impl Session {
         Self {
             serial,
             named: opening.named,
+            named_channels: match opening.scope {
+                Scope::Own => None,
+                Scope::Named(named) => Some(Box::new(named)),
+            },
             phase: Phase::Pending(Vec::new()),
             outbox: Outbox::default(),
             has_up_to: 0,
@@ -104,6 +113,21 @@ impl Session {
 
     pub(super) fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live)
+    }
+
+    /// What the session listens on.
+    pub(super) fn scope(&self) -> Scope {
+        match &self.named_channels {
+            None => Scope::Own,
+            Some(named) => Scope::Named((**named).clone()),
+        }
+    }
+
+    /// Whether a join or leave of the user in `chat` concerns the session.
+    pub(super) fn follows(&self, chat: &ChatId) -> bool {
+        self.named_channels
+            .as_ref()
+            .is_none_or(|named| named.as_member.contains(chat))
     }
 
     /// Notes that something waits and wakes the transport.

@@ -15,6 +15,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use parking_lot::RwLock;
 use rand::Rng as _;
 use tracing::info;
@@ -28,7 +30,7 @@ use super::registry::{Registry, SessionKey};
 use super::schedule::{Due, Schedule};
 use super::session::{Action, Phase, Session, Timing, connection_span};
 use super::settings::StreamConfig;
-use crate::event::{Event, EventId, Frame, MembershipChange, Timestamp};
+use crate::event::{Event, EventId, Frame, MembershipChange, Timestamp, UserId};
 
 /// The most bytes handed to the connection at once. The HTTP layer flushes at 32 KiB, so that one
 /// such piece still leaves as one write.
@@ -41,6 +43,9 @@ const SOONEST_RETURN_MS: u64 = 100;
 #[derive(Debug)]
 pub(super) struct Shard {
     registry: Registry<Session>,
+    /// The sessions that listen on channels by name, by their user: few, compared with users' own
+    /// streams.
+    watchers: HashMap<UserId, Vec<SessionKey>, RandomState>,
     schedule: Schedule,
     settings: Arc<StreamConfig>,
     limits: Limits,
@@ -66,6 +71,7 @@ impl Shard {
     ) -> Self {
         Self {
             registry: Registry::default(),
+            watchers: HashMap::default(),
             schedule: Schedule::default(),
             limits: settings.outbox(),
             timing: Timing {
@@ -92,14 +98,14 @@ impl Shard {
     pub(super) fn deliver(&mut self, event: &Event, delivery: Delivery, now: Instant) -> u64 {
         // Who joins gets the event that says so, and so does who leaves.
         if let Some(change @ MembershipChange::Joined(user, _)) = &event.membership {
-            self.change_membership(user, change);
+            self.change_membership(user, change, now);
         }
         let recipients = self.route(event, delivery, now);
         if let Delivery::Unlogged(number) = delivery {
             self.unlogged = number;
         }
         if let Some(change @ MembershipChange::Left(user, _)) = &event.membership {
-            self.change_membership(user, change);
+            self.change_membership(user, change, now);
         }
         if let Some(id) = event.id {
             self.head = id;
@@ -293,6 +299,9 @@ impl Shard {
             Phase::Live => End::ClientGone,
             Phase::Pending(_) => End::NotOpened,
         };
+        if session.named_channels.is_some() {
+            self.unwatch(&user, key);
+        }
         self.metrics.connections.dec();
         self.metrics.ended(end);
         let duration = now.saturating_duration_since(session.opened_at);

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{Audience, Class, Epoch, Event, Recipients};
+use crate::event::{Audience, Class, Epoch, Event, Recipients, UserId};
 use crate::hub::history::HistoryConfig;
+use crate::hub::scope::Scope;
 use crate::hub::segment::Segment;
 use crate::units::Size;
 
@@ -60,7 +61,11 @@ fn plan(
     resume: Resume,
     head: EventId,
 ) -> Replay {
-    super::plan(history, user, chats, resume.into(), head, now())
+    super::plan(history, own(user, chats), resume.into(), head, now())
+}
+
+fn own(user: &UserId, chats: &[ChatId]) -> Interest {
+    Scope::Own.interest(user, chats.to_vec())
 }
 
 fn now() -> Timestamp {
@@ -323,7 +328,7 @@ proptest! {
         prop_assert_eq!(replay.from.position(), begin);
 
         let to = (floor + overlap).min(head).max(after);
-        let mut search = Search::new(&user(1), &now);
+        let mut search = Search::new(own(&user(1), &now));
         search.note_changes(&history, to + 1, head);
         for (first, segment) in segments(&happened, after, to, length) {
             segment.search(&mut search, first, segment.last());
@@ -333,7 +338,7 @@ proptest! {
             backlog: Some(Backlog { search, from: id(after), to, gap: None }),
             log_end: None,
         };
-        let replay = super::plan(&history, &user(1), &now, comeback, id(head), super::tests::now());
+        let replay = super::plan(&history, own(&user(1), &now), comeback, id(head), super::tests::now());
         prop_assert_eq!(positions(&replay), missed(after).collect::<Vec<_>>());
         prop_assert!(replay.gap.is_none());
         if after < floor {

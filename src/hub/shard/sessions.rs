@@ -8,10 +8,11 @@ use rand::Rng as _;
 
 use super::Shard;
 use crate::event::{Channel, ChatId, Frame, MembershipChange, Resource, Timestamp, UserId};
-use crate::hub::notice::{self, Confirmation};
+use crate::hub::notice::{self, Confirmation, End};
 use crate::hub::registry::SessionKey;
 use crate::hub::replay::{self, Comeback};
 use crate::hub::schedule::Due;
+use crate::hub::scope::{Interest, Scope};
 use crate::hub::session::{Opening, Phase, Session};
 
 impl Shard {
@@ -30,14 +31,20 @@ impl Shard {
             .mul_f64(rand::rng().random_range(0.1..=1.0));
         self.serial = self.serial.wrapping_add(1);
         let session = Session::new(opening, self.serial, now, first_ping);
+        let own = session.named_channels.is_none();
         let key = self.registry.add(user.clone(), session);
-        self.registry.join(key, &Channel::user(user));
+        if own {
+            self.registry.join(key, &Channel::user(user));
+        } else {
+            self.watchers.entry(user.clone()).or_default().push(key);
+        }
         self.metrics.connections.inc();
         key
     }
 
-    /// Makes a registered session live: it listens on its chats from the current position on, and
-    /// the confirmation is the first thing in its outbox. Gives back the chats it listens on.
+    /// Makes a registered session live: it listens on its channels, `chats` among them, from the
+    /// current position on, and the confirmation is the first thing in its outbox. Gives back the chats
+    /// it listens on.
     pub(in crate::hub) fn activate(
         &mut self,
         key: SessionKey,
@@ -46,7 +53,8 @@ impl Shard {
         now: Instant,
     ) -> Vec<ChatId> {
         let (timing, unlogged) = (self.timing, self.unlogged);
-        let Some(session) = self.registry.get_mut(key) else {
+        let user = self.registry.user_of(key).cloned();
+        let (Some(user), Some(session)) = (user, self.registry.get_mut(key)) else {
             return Vec::new();
         };
         let changes = match std::mem::replace(&mut session.phase, Phase::Live) {
@@ -60,23 +68,35 @@ impl Shard {
         };
         session.after_unlogged = unlogged;
         let (serial, at) = (session.serial, session.next_due(now, &timing));
+        let scope = session.scope();
+        let mut chats = after_changes(chats, &changes);
+        chats.retain(|chat| session.follows(chat));
         self.schedule.add(Due { at, key, serial });
-        let chats = after_changes(chats, &changes);
-        let channels: Vec<Channel> = chats.iter().map(Channel::chat).collect();
+        let mut channels: Vec<Channel> = chats.iter().map(Channel::chat).collect();
+        if let Scope::Named(named) = &scope {
+            channels.extend(named.granted.iter().cloned());
+        }
         self.registry.join_all(key, channels.iter());
-        self.confirm(key, &chats, comeback, now);
+        let interest = scope.interest(&user, chats.clone());
+        let channels = matches!(scope, Scope::Named(_)).then_some(&channels[..]);
+        self.confirm(key, interest, channels, comeback, now);
         chats
     }
 
     /// Puts at the head of the outbox: the confirmation, what can't be replayed, what can.
-    fn confirm(&mut self, key: SessionKey, chats: &[ChatId], comeback: Comeback, now: Instant) {
-        let Some(user) = self.registry.user_of(key).cloned() else {
-            return;
-        };
+    fn confirm(
+        &mut self,
+        key: SessionKey,
+        interest: Interest,
+        channels: Option<&[Channel]>,
+        comeback: Comeback,
+        now: Instant,
+    ) {
         let retry = Frame::retry(self.retry_ms());
         let (ping_interval, head) = (self.settings.ping_interval, self.head);
         let moment = Timestamp::now();
-        let replay = replay::plan(&self.history.read(), &user, chats, comeback, head, moment);
+        let (user, chats) = (interest.user.clone(), interest.chats.clone());
+        let replay = replay::plan(&self.history.read(), interest, comeback, head, moment);
         self.metrics.resumed(&replay);
         let Some(session) = self.registry.get_mut(key) else {
             return;
@@ -85,7 +105,8 @@ impl Shard {
         let confirmation = notice::confirmation(
             &Confirmation {
                 user: &user,
-                chats,
+                chats: &chats,
+                channels,
                 connection_id: &session.connection_id.simple().to_string(),
                 recovered: replay.resumed && replay.gap.is_none(),
                 replayed,
@@ -107,17 +128,26 @@ impl Shard {
         session.wake(now);
     }
 
-    pub(super) fn change_membership(&mut self, user: &UserId, change: &MembershipChange) {
-        for key in self.registry.sessions_of(user) {
+    pub(super) fn change_membership(
+        &mut self,
+        user: &UserId,
+        change: &MembershipChange,
+        now: Instant,
+    ) {
+        let (MembershipChange::Joined(_, chat) | MembershipChange::Left(_, chat)) = change;
+        for key in self.sessions_of(user) {
             let Some(session) = self.registry.get_mut(key) else {
                 continue;
             };
+            if !session.follows(chat) {
+                continue;
+            }
             if let Some(changes) = &mut session.refresh {
                 changes.push(change.clone());
             }
             match &mut session.phase {
                 Phase::Pending(changes) => changes.push(change.clone()),
-                Phase::Live | Phase::Ending(_) => self.apply(key, change),
+                Phase::Live | Phase::Ending(_) => self.apply(key, change, now),
             }
         }
     }
@@ -142,30 +172,75 @@ impl Shard {
 
     /// Has a user's sessions listen on the chats that were looked up, changed by what happened
     /// since that began.
-    pub(in crate::hub) fn finish_refresh(&mut self, user: &UserId, chats: &[ChatId]) {
-        for key in self.registry.sessions_of(user) {
-            let session = self.registry.get_mut(key);
-            let Some(changes) = session.and_then(|session| session.refresh.take()) else {
+    pub(in crate::hub) fn finish_refresh(&mut self, user: &UserId, chats: &[ChatId], now: Instant) {
+        for key in self.sessions_of(user) {
+            let Some(session) = self.registry.get_mut(key) else {
                 continue;
             };
-            let chats = after_changes(chats.to_vec(), &changes);
+            let Some(changes) = session.refresh.take() else {
+                continue;
+            };
+            let mut chats = after_changes(chats.to_vec(), &changes);
+            chats.retain(|chat| session.follows(chat));
+            let granted = match session.scope() {
+                Scope::Own => Vec::new(),
+                Scope::Named(named) => named.granted,
+            };
             let wanted: HashSet<Channel> = chats.iter().map(Channel::chat).collect();
             for channel in self.registry.channels_of(key) {
-                if *channel.resource() == Resource::Chat && !wanted.contains(&channel) {
+                let kept = wanted.contains(&channel) || granted.contains(&channel);
+                if *channel.resource() == Resource::Chat && !kept {
                     self.registry.leave(key, &channel);
                 }
             }
             for channel in &wanted {
                 self.registry.join(key, channel);
             }
+            self.end_if_idle(key, now);
         }
     }
 
-    fn apply(&mut self, key: SessionKey, change: &MembershipChange) {
+    /// A user's sessions that joins and leaves concern.
+    fn sessions_of(&self, user: &UserId) -> Vec<SessionKey> {
+        let mut keys = self.registry.sessions_of(user);
+        if let Some(watching) = self.watchers.get(user) {
+            // One that watches the user's own channel is among them already.
+            keys.retain(|key| !watching.contains(key));
+            keys.extend(watching);
+        }
+        keys
+    }
+
+    /// A session whose channels were all taken away has nothing to wait for.
+    fn end_if_idle(&mut self, key: SessionKey, now: Instant) {
+        let session = self.registry.get_mut(key);
+        let named = session.is_some_and(|session| session.named_channels.is_some());
+        if named && self.registry.channels_of(key).is_empty() {
+            self.end(key, End::Disconnected, now);
+        }
+    }
+
+    /// Forgets a session that watches channels by name.
+    pub(super) fn unwatch(&mut self, user: &UserId, key: SessionKey) {
+        if let Some(watching) = self.watchers.get_mut(user) {
+            watching.retain(|other| *other != key);
+            if watching.is_empty() {
+                self.watchers.remove(user);
+            }
+        }
+    }
+
+    fn apply(&mut self, key: SessionKey, change: &MembershipChange, now: Instant) {
         match change {
-            MembershipChange::Joined(_, chat) => self.registry.join(key, &Channel::chat(chat)),
-            MembershipChange::Left(_, chat) => self.registry.leave(key, &Channel::chat(chat)),
-        };
+            MembershipChange::Joined(_, chat) => {
+                self.registry.join(key, &Channel::chat(chat));
+            }
+            MembershipChange::Left(_, chat) => {
+                if self.registry.leave(key, &Channel::chat(chat)) {
+                    self.end_if_idle(key, now);
+                }
+            }
+        }
     }
 }
 
