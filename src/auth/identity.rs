@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::event::{Id, UserId};
+use crate::event::{Channel, Id, Resource, UserId};
 
 /// Who a client is, as its token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,17 @@ pub struct Grant {
     pub admin: bool,
 }
 
+/// Whether a pattern of a grant covers a channel: `*` covers every one, `job:*` those that begin with
+/// `job:`, and anything else the channel of that very name.
+fn covers(pattern: &str, channel: &Channel) -> bool {
+    let name = channel.to_string();
+    match pattern.strip_suffix('*') {
+        Some("") => true,
+        Some(prefix) => prefix.ends_with(':') && name.starts_with(prefix),
+        None => name == pattern,
+    }
+}
+
 /// Why claims name no user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ClaimError {
@@ -44,6 +55,12 @@ impl Grant {
     #[must_use]
     pub fn may_publish_everything(&self) -> bool {
         self.admin || self.publish.iter().any(|pattern| pattern == "*")
+    }
+
+    /// Whether the channel may be published to.
+    #[must_use]
+    pub fn may_publish(&self, channel: &Channel) -> bool {
+        self.admin || self.publish.iter().any(|pattern| covers(pattern, channel))
     }
 }
 
@@ -69,12 +86,31 @@ impl Identity {
         })
     }
 
+    /// Whether the token allows listening on the channel, whatever chats its user is in: by a pattern, or
+    /// because it is the user's own.
+    #[must_use]
+    pub fn may_subscribe(&self, channel: &Channel) -> bool {
+        let patterns = &self.grant.subscribe;
+        self.owns(channel) || patterns.iter().any(|pattern| covers(pattern, channel))
+    }
+
+    /// Whether the channel is `user:{id}` of the user, or one below.
+    fn owns(&self, channel: &Channel) -> bool {
+        if *channel.resource() != Resource::User {
+            return false;
+        }
+        let (id, own) = (channel.id().to_string(), self.user.to_string());
+        let below = id.strip_prefix(&own);
+        below.is_some_and(|below| below.is_empty() || below.starts_with(':'))
+    }
+
     /// An identity that no token vouches for, on a server that only its own machine can reach.
     #[must_use]
     pub fn unverified(user: UserId) -> Self {
         Self {
             user,
             grant: Grant {
+                subscribe: vec!["*".to_owned()],
                 publish: vec!["*".to_owned()],
                 ..Grant::default()
             },
@@ -132,6 +168,42 @@ mod tests {
         for user in [json!("a:b"), json!(""), json!([1]), json!(true)] {
             let refused = read(json!({"id": user})).unwrap_err();
             assert_eq!(refused, ClaimError::User("id".to_owned()));
+        }
+    }
+
+    #[test]
+    fn patterns_cover_what_they_begin() {
+        let cases = [
+            ("*", "job:1", true),
+            ("job:*", "job:1", true),
+            ("job:*", "job:1:log", true),
+            ("job:*", "jobs:1", false),
+            ("user:456:*", "user:456:notes", true),
+            ("user:456:*", "user:456", false),
+            ("user:456:*", "user:4567:notes", false),
+            ("job:1", "job:1", true),
+            ("job:1", "job:12", false),
+            ("jo*", "job:1", false),
+            ("", "job:1", false),
+        ];
+        for (pattern, channel, expected) in cases {
+            let channel = Channel::parse(channel).unwrap();
+            assert_eq!(covers(pattern, &channel), expected, "{pattern} {channel}");
+        }
+    }
+
+    #[test]
+    fn ones_own_channels_can_be_read() {
+        let identity = read(json!({"sub": "45"})).unwrap();
+        for (channel, expected) in [
+            ("user:45", true),
+            ("user:45:notes", true),
+            ("user:456", false),
+            ("user:4", false),
+            ("chat:45", false),
+        ] {
+            let channel = Channel::parse(channel).unwrap();
+            assert_eq!(identity.may_subscribe(&channel), expected, "{channel}");
         }
     }
 

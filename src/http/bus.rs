@@ -30,7 +30,8 @@ pub(super) async fn publish(
 ) -> Result<HttpResponse, ApiError> {
     if !identity.grant.may_publish_everything() {
         return Err(ApiError::Forbidden(
-            "publishing on any subject needs the claim notify.publish with \"*\", or notify.admin",
+            "publishing on any subject needs the claim notify.publish with \"*\", or notify.admin"
+                .into(),
         ));
     }
     check_publish(&subject).map_err(PublishError::from)?;

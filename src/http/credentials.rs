@@ -61,7 +61,7 @@ async fn authenticate(request: &HttpRequest) -> Result<Identity, ApiError> {
         // A page whose name was made to resolve to this machine is not one of its user.
         if !host.is_some_and(is_loopback) {
             return Err(ApiError::Forbidden(
-                "without authentication this server answers on localhost and 127.0.0.1 only",
+                "without authentication this server answers on localhost and 127.0.0.1 only".into(),
             ));
         }
         return unverified(parameters.user_id);

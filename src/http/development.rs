@@ -120,7 +120,7 @@ fn allowed<'a>(
         Ok(development)
     } else {
         Err(ApiError::Forbidden(
-            "development endpoints answer pages of this server only, on localhost or 127.0.0.1, without a proxy",
+            "development endpoints answer pages of this server only, on localhost or 127.0.0.1, without a proxy".into(),
         ))
     }
 }

@@ -1,6 +1,8 @@
 //! The one error type of the HTTP interface, and the only place that chooses status codes.
 //! Errors are `application/problem+json` (RFC 9457).
 
+use std::borrow::Cow;
+
 use actix_web::error::{JsonPayloadError, PayloadError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -27,7 +29,7 @@ pub enum ApiError {
     Token(#[from] TokenError),
     /// The token does not allow this.
     #[error("{0}")]
-    Forbidden(&'static str),
+    Forbidden(Cow<'static, str>),
     /// There are as many connections as there may be.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -74,6 +76,17 @@ struct ProblemJson<'a> {
 }
 
 impl ApiError {
+    /// The token does not allow listening on a channel.
+    pub(super) fn not_readable(channel: &str) -> Self {
+        Self::Forbidden(
+            format!(
+                "the token may not listen on {channel}: it takes a pattern of the claim \
+                 notify.subscribe, one's own user channel, or membership in the chat"
+            )
+            .into(),
+        )
+    }
+
     /// The field of a request that is wrong, where one is.
     fn field(&self) -> Option<&'static str> {
         match self {

@@ -4,6 +4,7 @@
 //! `error.rs` only.
 
 mod bus;
+mod channels;
 mod config;
 mod cors;
 mod credentials;
@@ -13,6 +14,7 @@ mod events;
 mod health;
 mod metrics;
 mod pages;
+mod stream;
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
@@ -91,9 +93,15 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
                 .limit(MAX_BODY)
                 .error_handler(error::json),
         )
-        .service(resource("/events", "GET, HEAD, OPTIONS", |r| {
-            r.route(web::get().to(events::stream))
-                .route(web::head().to(events::head))
+        .service(readable_stream("/events", || web::get().to(events::stream)))
+        .service(readable_stream("/sse/stream/{channels:.*}", || {
+            web::get().to(channels::stream)
+        }))
+        .service(readable_stream("/sse/user/{id}", || {
+            web::get().to(channels::user)
+        }))
+        .service(readable_stream("/sse/service/{name}", || {
+            web::get().to(channels::service)
         }))
         .service(resource("/api/v1/bus/{subject}", "POST, OPTIONS", |r| {
             r.route(web::post().to(bus::publish))
@@ -128,6 +136,13 @@ fn resource(
         .default_service(web::to(move || async move {
             Err::<HttpResponse, _>(ApiError::MethodNotAllowed(allow))
         }))
+}
+
+/// A stream, for which a `HEAD` request only says whether the token is good.
+fn readable_stream(path: &str, get: impl Fn() -> actix_web::Route) -> actix_web::Resource {
+    resource(path, "GET, HEAD, OPTIONS", |r| {
+        r.route(get()).route(web::head().to(events::head))
+    })
 }
 
 /// A resource that is only read: the HTTP layer leaves the body of a `HEAD` answer out.

@@ -7,6 +7,7 @@
 mod architecture;
 mod auth;
 mod auth_refusals;
+mod channels;
 mod cli;
 mod configuration;
 mod cors;

@@ -1,0 +1,155 @@
+//! `/sse`: streams of channels that are asked for by name.
+
+use actix_web::web::{Path, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use percent_encoding::percent_decode_str;
+
+use super::credentials::Authenticated;
+use super::error::ApiError;
+use super::stream::{self, Parameters, Parts, Wanted};
+use crate::auth::Identity;
+use crate::event::{Channel, ChatId, Resource};
+use crate::hub::{NamedChannels, Scope};
+
+/// The most channels of one stream.
+const MAX_CHANNELS: usize = 100;
+
+/// What the addresses of streams begin with.
+pub(super) const STREAM: &str = "/sse/stream/";
+
+/// `GET /sse/stream/{channel}[,{channel}…]`
+pub(super) async fn stream(
+    request: HttpRequest,
+    Authenticated(identity): Authenticated,
+    parameters: Query<Parameters>,
+    parts: Parts,
+) -> Result<HttpResponse, ApiError> {
+    // As it was sent: once decoded, a comma within an id could not be told from one between two
+    // channels.
+    let names = request.uri().path().strip_prefix(STREAM).unwrap_or("");
+    let channels = parse(names)?;
+    open(&request, &identity, channels, parameters, parts).await
+}
+
+/// `GET /sse/user/{user_id}`: the channel `user:{user_id}`
+pub(super) async fn user(
+    request: HttpRequest,
+    Authenticated(identity): Authenticated,
+    id: Path<String>,
+    parameters: Query<Parameters>,
+    parts: Parts,
+) -> Result<HttpResponse, ApiError> {
+    let channels = vec![channel(&format!("user:{id}"))?];
+    open(&request, &identity, channels, parameters, parts).await
+}
+
+/// `GET /sse/service/{name}`: the channel `service:{name}`
+pub(super) async fn service(
+    request: HttpRequest,
+    Authenticated(identity): Authenticated,
+    name: Path<String>,
+    parameters: Query<Parameters>,
+    parts: Parts,
+) -> Result<HttpResponse, ApiError> {
+    let channels = vec![channel(&format!("service:{name}"))?];
+    open(&request, &identity, channels, parameters, parts).await
+}
+
+async fn open(
+    request: &HttpRequest,
+    identity: &Identity,
+    channels: Vec<Channel>,
+    parameters: Query<Parameters>,
+    parts: Parts,
+) -> Result<HttpResponse, ApiError> {
+    let wanted = Wanted {
+        scope: Scope::Named(permitted(identity, channels)?),
+        // Clients of channels listen for the types that they know.
+        named: true,
+        parameters: parameters.into_inner(),
+    };
+    stream::open(request, identity, wanted, parts).await
+}
+
+/// Reads the names of channels, each percent-encoded, with commas in between.
+fn parse(names: &str) -> Result<Vec<Channel>, ApiError> {
+    let mut channels: Vec<Channel> = Vec::new();
+    for name in names.split(',') {
+        let decoded = percent_decode_str(name).decode_utf8();
+        let name = decoded.map_err(|_| wrong(format!("{name:?} is not UTF-8, percent-encoded")))?;
+        let channel = channel(&name)?;
+        if !channels.contains(&channel) {
+            channels.push(channel);
+        }
+        if channels.len() > MAX_CHANNELS {
+            let problem = format!("a stream has at most {MAX_CHANNELS} channels");
+            return Err(wrong(problem));
+        }
+    }
+    Ok(channels)
+}
+
+fn channel(name: &str) -> Result<Channel, ApiError> {
+    Channel::parse(name).map_err(|error| wrong(error.to_string()))
+}
+
+fn wrong(problem: String) -> ApiError {
+    ApiError::Invalid {
+        field: "channel",
+        problem,
+    }
+}
+
+/// What the token allows at once, and what only the user's memberships can.
+fn permitted(identity: &Identity, channels: Vec<Channel>) -> Result<NamedChannels, ApiError> {
+    let mut permitted = NamedChannels::default();
+    for channel in channels {
+        if identity.may_subscribe(&channel) {
+            permitted.granted.push(channel);
+        } else if *channel.resource() == Resource::Chat {
+            permitted.as_member.push(ChatId::from(channel.id().clone()));
+        } else {
+            return Err(ApiError::not_readable(&channel.to_string()));
+        }
+    }
+    Ok(permitted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Result<Vec<String>, String> {
+        parse(text)
+            .map(|channels| channels.iter().map(ToString::to_string).collect())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn names_are_decoded_each_for_itself() {
+        assert_eq!(names("job:1").unwrap(), ["job:1"]);
+        assert_eq!(names("job:1,chat:2,job:1").unwrap(), ["job:1", "chat:2"]);
+        assert_eq!(names("job:%E9%A1%B9%E7%9B%AE").unwrap(), ["job:项目"]);
+        assert_eq!(names("user:456:notes.v1~a_b-c").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_channel_says_why() {
+        for (text, says) in [
+            ("", "no colon"),
+            ("job", "no colon"),
+            ("job:1,", "no colon"),
+            ("job:", "empty segment"),
+            ("j%20b:1", "resource"),
+            ("job:a%2Cb", "can't contain ','"),
+            ("job:a%20b", "can't contain ' '"),
+            ("job:*", "can't contain '*'"),
+            ("job:%FF", "not UTF-8"),
+        ] {
+            let error = names(text).unwrap_err();
+            assert!(error.contains(says), "{text:?}: {error}");
+        }
+        let many: Vec<String> = (0..=100).map(|number| format!("job:{number}")).collect();
+        assert!(names(&many.join(",")).unwrap_err().contains("100"));
+    }
+}

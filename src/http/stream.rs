@@ -1,0 +1,171 @@
+//! Opening a stream: admission, memberships, what the client missed, the body. What the streams of
+//! `/events` and `/sse` have in common.
+
+use std::time::{Duration, Instant};
+
+use actix_web::http::header::USER_AGENT;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Deserialize;
+use tracing::{Instrument as _, info};
+use uuid::Uuid;
+
+use super::error::ApiError;
+use crate::archive::Archive;
+use crate::auth::{Identity, Verifier};
+use crate::event::{ChatId, Timestamp};
+use crate::hub::{Hub, LocalHub, Opening, Resume, Scope, connection_span};
+use crate::membership::Membership;
+use crate::transport::sse;
+
+/// The most characters of a header that are logged.
+const LOGGED: usize = 200;
+
+/// The most chats that are logged by name.
+const LOGGED_CHATS: usize = 20;
+
+/// The stream's own parameters.
+#[derive(Debug, Deserialize)]
+pub(super) struct Parameters {
+    named: Option<bool>,
+    last_event_id: Option<String>,
+}
+
+/// What a stream is made of, besides the request.
+pub(super) type Parts = (
+    Data<LocalHub>,
+    Data<Hub>,
+    Data<Membership>,
+    Data<Archive>,
+    Data<Verifier>,
+);
+
+/// What is asked for.
+pub(super) struct Wanted {
+    /// What to listen on.
+    pub(super) scope: Scope,
+    /// Whether events have names where the client does not say.
+    pub(super) named: bool,
+    /// The stream's own parameters.
+    pub(super) parameters: Parameters,
+}
+
+/// Opens a stream for a client that may have it.
+pub(super) async fn open(
+    request: &HttpRequest,
+    identity: &Identity,
+    wanted: Wanted,
+    parts: Parts,
+) -> Result<HttpResponse, ApiError> {
+    let connection_id = Uuid::new_v4();
+    let span = connection_span(connection_id, &identity.user);
+    open_as(request, identity, wanted, parts, connection_id)
+        .instrument(span)
+        .await
+}
+
+async fn open_as(
+    request: &HttpRequest,
+    identity: &Identity,
+    wanted: Wanted,
+    (local, hub, membership, archive, verifier): Parts,
+    connection_id: Uuid,
+) -> Result<HttpResponse, ApiError> {
+    let Wanted {
+        scope,
+        named,
+        parameters,
+    } = wanted;
+    let permit = hub.admission().admit(&identity.user)?;
+    info!(agent = agent(request), "connected");
+    let opening = Opening {
+        named: parameters.named.unwrap_or(named),
+        scope: scope.clone(),
+        expires_at: deadline(identity, verifier.leeway_secs()),
+        connection_id,
+        permit,
+    };
+    // Registered before the look-up, so that a join or leave in between is not missed.
+    let pending = local.register(&identity.user, opening);
+    let chats = chats(&scope, identity, &membership).await?;
+    let resume = resume(request, parameters.last_event_id.as_deref());
+    let interest = scope.interest(&identity.user, chats.clone());
+    let comeback = archive.look_up(&interest, resume).await;
+    let (stream, chats) = pending.activate(chats, comeback).await;
+    match &scope {
+        Scope::Own => info!(chats = chats.len(), chat_ids = names(&chats), "registered"),
+        Scope::Named(channels) => info!(
+            channels = channels.granted.len() + chats.len(),
+            "registered"
+        ),
+    }
+    Ok(sse::response(stream))
+}
+
+/// The chats that the stream listens on as its user's: all of them, or those that were asked for,
+/// all of which the user has to be in.
+async fn chats(
+    scope: &Scope,
+    identity: &Identity,
+    membership: &Membership,
+) -> Result<Vec<ChatId>, ApiError> {
+    let Scope::Named(channels) = scope else {
+        return Ok(membership.chats_of(&identity.user).await?);
+    };
+    if channels.as_member.is_empty() {
+        return Ok(Vec::new());
+    }
+    let member_of = membership.chats_of(&identity.user).await?;
+    for chat in &channels.as_member {
+        if !member_of.contains(chat) {
+            return Err(ApiError::not_readable(&format!("chat:{chat}")));
+        }
+    }
+    Ok(channels.as_member.clone())
+}
+
+/// The moment at which the stream ends, by the clock that can't be set. A token that was accepted
+/// past its `exp` thanks to the leeway lasts as long as the leeway.
+fn deadline(identity: &Identity, leeway_secs: u64) -> Option<Instant> {
+    let expires_at = identity.expires_at?;
+    let now = Timestamp::now().as_millis();
+    let mut end = expires_at.saturating_mul(1000);
+    if end <= now {
+        end = end.saturating_add(leeway_secs.saturating_mul(1000));
+    }
+    // A moment that the clock can't express is one that never comes.
+    Instant::now().checked_add(Duration::from_millis(end.saturating_sub(now)))
+}
+
+/// The header wins over the parameter: a reconnecting `EventSource` repeats the address that it
+/// was made with and adds the header.
+fn resume(request: &HttpRequest, parameter: Option<&str>) -> Resume {
+    let header = request.headers().get("last-event-id");
+    let given = match (header, parameter) {
+        (Some(header), _) => header.to_str().unwrap_or("?"),
+        (None, Some(parameter)) => parameter,
+        (None, None) => return Resume::Fresh,
+    };
+    match given.trim() {
+        "" => Resume::Fresh,
+        id => id.parse().map_or(Resume::Unreadable, Resume::After),
+    }
+}
+
+fn agent(request: &HttpRequest) -> String {
+    let agent = request.headers().get(USER_AGENT);
+    let agent = agent.and_then(|value| value.to_str().ok()).unwrap_or("");
+    agent.chars().take(LOGGED).collect()
+}
+
+fn names(chats: &[ChatId]) -> String {
+    let mut names: Vec<String> = chats
+        .iter()
+        .take(LOGGED_CHATS)
+        .map(ToString::to_string)
+        .collect();
+    if chats.len() > LOGGED_CHATS {
+        names.push("…".to_owned());
+    }
+    names.join(",")
+}
