@@ -16,6 +16,8 @@ mod development;
 mod event_stream;
 mod health;
 mod limits;
+mod log;
+mod log_resume;
 mod logs;
 mod membership;
 mod nats;

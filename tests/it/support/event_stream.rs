@@ -22,6 +22,12 @@ impl Event {
     pub(crate) fn kind(&self) -> &str {
         self.data["type"].as_str().unwrap_or("")
     }
+
+    /// What a chat message says.
+    pub(crate) fn content(&self) -> &str {
+        let content = self.data["message"]["content"].as_str();
+        content.unwrap_or_else(|| panic!("no chat message: {}", self.data))
+    }
 }
 
 /// The grammar over bytes that come in any pieces.
@@ -191,6 +197,13 @@ impl EventStream {
     pub(crate) async fn expect_type(&mut self, kind: &str) -> Event {
         let event = self.next().await;
         assert_eq!(event.kind(), kind, "in {}", event.data);
+        event
+    }
+
+    /// The next event that isn't a ping, which must be a chat message that says this.
+    pub(crate) async fn expect_message(&mut self, content: &str) -> Event {
+        let event = self.expect_type("new_message").await;
+        assert_eq!(event.content(), content);
         event
     }
 

@@ -1,5 +1,6 @@
 //! A real nats-server that can be killed and come back at the same address.
 
+use std::path::Path;
 use std::process::Command;
 
 use async_nats::{Client, ConnectOptions};
@@ -27,9 +28,18 @@ pub(crate) struct Backend(Client);
 impl Nats {
     /// An address at which nobody listens yet.
     pub(crate) fn not_started() -> Self {
+        Self::not_started_as(true)
+    }
+
+    /// The same for one that will come without JetStream.
+    pub(crate) fn not_started_without_jetstream() -> Self {
+        Self::not_started_as(false)
+    }
+
+    fn not_started_as(jetstream: bool) -> Self {
         Self {
             port: free_port(),
-            jetstream: true,
+            jetstream,
             arguments: Vec::new(),
             store: TempDir::new().unwrap(),
             process: None,
@@ -51,27 +61,17 @@ impl Nats {
     }
 
     async fn start_as(jetstream: bool, arguments: &[&str]) -> Self {
-        let mut nats = Self::not_started();
-        nats.jetstream = jetstream;
+        let mut nats = Self::not_started_as(jetstream);
         nats.arguments = arguments.iter().map(|&a| a.to_owned()).collect();
         nats.start_again().await;
         nats
     }
 
     pub(crate) async fn start_again(&mut self) {
-        let mut command = Command::new("nats-server");
+        let mut command = nats_server(self.port, self.store.path());
         command
-            .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"])
-            .arg(self.store.path())
             .args(self.jetstream.then_some("-js"))
             .args(&self.arguments);
-        if command
-            .get_program()
-            .to_str()
-            .is_none_or(|p| !is_in_path(p))
-        {
-            panic!("{INSTALL}");
-        }
         let process = Process::spawn("nats-server", &mut command);
         process
             .stderr_line(|line| line.ends_with("Server is ready"))
@@ -84,6 +84,19 @@ impl Nats {
         self.process = None;
     }
 
+    /// Asks the server to stop and waits until it has; what it keeps is then in its folder.
+    pub(crate) async fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.signal("TERM");
+            process.exited().await;
+        }
+    }
+
+    /// Where it keeps its streams.
+    pub(crate) fn store(&self) -> &Path {
+        self.store.path()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
@@ -93,12 +106,31 @@ impl Nats {
     }
 
     pub(crate) async fn backend_with(&self, options: ConnectOptions) -> Backend {
-        let client = within("NATS", options.connect(self.url())).await;
-        Backend(client.unwrap())
+        Backend::at(&self.url(), options).await
     }
 }
 
+/// The command for a nats-server at a port of this machine, with a folder of its own.
+pub(super) fn nats_server(port: u16, store: &Path) -> Command {
+    assert!(is_in_path("nats-server"), "{INSTALL}");
+    let mut command = Command::new("nats-server");
+    command
+        .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-sd"])
+        .arg(store);
+    command
+}
+
 impl Backend {
+    /// A backend at a server that is there.
+    pub(super) async fn at(url: &str, options: ConnectOptions) -> Self {
+        let client = within("NATS", options.connect(url)).await;
+        Self(client.unwrap())
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.0
+    }
+
     /// Publishes and waits until the server has it.
     pub(crate) async fn publish(&self, subject: &str, payload: &Value) {
         self.publish_bytes(subject, payload.to_string().into_bytes())

@@ -103,6 +103,14 @@ impl Server {
         stream
     }
 
+    /// Opens a user's stream behind an event that the user has had; nothing of it is read yet.
+    pub(crate) async fn come_back(&self, user: i64, last_event_id: &str) -> EventStream {
+        let request = Request::get("/events")
+            .bearer(&tokens::of_user(user))
+            .header("last-event-id", last_event_id);
+        EventStream::new(self.send(request).await)
+    }
+
     /// The sum of a metric over all label sets that contain `label`, e.g. `reason="not_json"`;
     /// 0 where there is none.
     pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
@@ -120,6 +128,14 @@ impl Server {
     pub(crate) async fn metric_becomes(&self, name: &str, label: &str, value: f64) {
         eventually(&format!("{name}{{{label}}} to be {value}"), || async {
             (self.metric(name, label).await == value).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a metric has at least a value.
+    pub(crate) async fn metric_reaches(&self, name: &str, value: f64) {
+        eventually(&format!("{name} to reach {value}"), || async {
+            (self.metric(name, "").await >= value).then_some(())
         })
         .await;
     }

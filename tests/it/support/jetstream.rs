@@ -1,0 +1,82 @@
+//! The log as a backend, or somebody who meddles with it, sees it.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, stream};
+use serde_json::Value;
+
+use super::nats::Backend;
+use super::payload::{chat_message, chat_subject};
+use super::{eventually, within};
+
+/// The stream's name, unless it is configured.
+pub(crate) const STREAM: &str = "NOTIFY";
+
+impl Backend {
+    pub(crate) fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.client().clone())
+    }
+
+    /// Says something to whoever is in a chat.
+    pub(crate) async fn say(&self, chat: i64, text: &str) {
+        self.publish(&chat_subject(chat), &chat_message(chat, text))
+            .await;
+    }
+
+    /// Says all the numbers of a range, one after the other.
+    pub(crate) async fn count(&self, chat: i64, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            let payload = chat_message(chat, &number.to_string());
+            let bytes = payload.to_string().into_bytes();
+            self.send(&chat_subject(chat), bytes).await;
+        }
+        self.flush().await;
+    }
+
+    /// Publishes with headers.
+    pub(crate) async fn publish_with(
+        &self,
+        subject: &str,
+        headers: &[(&str, &str)],
+        payload: &Value,
+    ) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, *value);
+        }
+        let payload = payload.to_string().into_bytes().into();
+        let published = self
+            .client()
+            .publish_with_headers(subject.to_owned(), map, payload);
+        published.await.unwrap();
+        self.flush().await;
+    }
+
+    /// The stream behind the log, which must be there.
+    pub(crate) async fn stream(&self) -> stream::Stream {
+        let stream = self.jetstream().get_stream(STREAM).await;
+        stream.unwrap_or_else(|error| panic!("the stream {STREAM}: {error}"))
+    }
+
+    /// What the stream's settings and its state are now.
+    pub(crate) async fn stream_info(&self) -> stream::Info {
+        within("the state of the stream", self.stream())
+            .await
+            .cached_info()
+            .clone()
+    }
+
+    /// Waits until the log has positions up to `last`. What a flush confirms has reached the
+    /// server, and not yet the stream.
+    pub(crate) async fn logged(&self, last: u64) {
+        eventually(&format!("the log to reach {last}"), || async {
+            (self.stream_info().await.state.last_sequence >= last).then_some(())
+        })
+        .await;
+    }
+
+    /// Drops what the stream has before a position.
+    pub(crate) async fn purge_before(&self, position: u64) {
+        let stream = self.stream().await;
+        stream.purge().sequence(position).await.unwrap();
+    }
+}
