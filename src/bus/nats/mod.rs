@@ -131,6 +131,7 @@ pub async fn open(
                 status,
                 metrics: metrics.log,
                 origin: bus.origin,
+                pending_limit: config.pending_limit,
             };
             let (task, reader) = LogTask::new(parts, jetstream, &patterns, past);
             bus.log = Some(reader);

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::stream::{Extent, LogError, LogStream};
 use crate::event::{Epoch, EventId, Timestamp};
 
-/// The most positions that are read at once.
+/// The most positions that are read at once, unless the client library can't keep as many.
 const BATCH: u64 = 4_096;
 
 /// The most bytes that are read at once, unless a single message is larger.
@@ -55,13 +55,19 @@ pub struct LogReader {
     /// The extent, and when it was asked for. Held while it is asked for, so that many who want to
     /// know ask once.
     asked: Arc<Mutex<Option<(Instant, Extent)>>>,
+    /// The most positions that are read at once.
+    batch: u64,
 }
 
 impl LogReader {
-    pub(super) fn new(stream: Arc<LogStream>) -> Self {
+    /// `pending_limit` is how many messages of a subscription the client library keeps before it
+    /// drops them.
+    pub(super) fn new(stream: Arc<LogStream>, pending_limit: usize) -> Self {
         Self {
             stream,
             asked: Arc::default(),
+            // One place is for what the server says at the end of a batch.
+            batch: (pending_limit as u64).saturating_sub(1).clamp(1, BATCH),
         }
     }
 
@@ -90,7 +96,7 @@ impl LogReader {
     /// The log does not answer, or is not there.
     pub async fn read(&self, epoch: Epoch, from: u64, to: u64) -> Result<Batch, LogError> {
         match self
-            .fetch(epoch, from, to.min(from + BATCH - 1), BATCH_BYTES)
+            .fetch(epoch, from, to.min(from + self.batch - 1), BATCH_BYTES)
             .await?
         {
             // One that is larger than all that may be read at once.
@@ -176,6 +182,10 @@ async fn collect(
         let info = message
             .info()
             .map_err(|error| unavailable(error.as_ref()))?;
+        // One that was dropped on the way must not look like one that the log has no more.
+        if info.consumer_sequence != messages.len() as u64 + 1 {
+            break;
+        }
         let (position, pending) = (info.stream_sequence, info.pending);
         let at = timestamp(info.published.unix_timestamp_nanos());
         next = position + 1;

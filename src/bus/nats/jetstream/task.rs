@@ -44,6 +44,8 @@ pub(in crate::bus::nats) struct Parts {
     pub(in crate::bus::nats) status: StatusCell,
     pub(in crate::bus::nats) metrics: LogMetrics,
     pub(in crate::bus::nats) origin: EventId,
+    /// Messages of a subscription that the client library keeps before it drops them.
+    pub(in crate::bus::nats) pending_limit: usize,
 }
 
 /// Follows the log and fills the feed, until the feed is dropped.
@@ -102,7 +104,7 @@ impl LogTask {
     ) -> (Self, LogReader) {
         let client = parts.connection.client().clone();
         let stream = Arc::new(LogStream::new(client, config, subjects));
-        let reader = LogReader::new(Arc::clone(&stream));
+        let reader = LogReader::new(Arc::clone(&stream), parts.pending_limit);
         let follower = Follower::new(
             parts.origin,
             past,
