@@ -68,6 +68,9 @@ pub(super) struct Published {
 enum Why {
     /// From time to time.
     Routine,
+    /// A message has waited long for its position: perhaps the log has it, and its numbered copy
+    /// was lost on the way.
+    Overdue,
     /// Something is missing.
     Hole,
     /// The connection was down: what was the last position may have become something else.
@@ -117,6 +120,8 @@ pub(super) struct Follower {
     unreported: u64,
     next_report: Instant,
     next_look: Instant,
+    /// Messages that came up to here are not asked for any more.
+    asked_for: Instant,
     not_before: Instant,
     /// The last time that the log gave something, or that waiting for it began.
     progress: Instant,
@@ -157,6 +162,7 @@ impl Follower {
             unreported: 0,
             next_report: now,
             next_look: now,
+            asked_for: now,
             not_before: now,
             progress: now,
             park,
@@ -267,11 +273,35 @@ impl Follower {
             self.unreported = 0;
             self.next_report = now + REPORTS;
         }
+        if !self.is_following() {
+            return;
+        }
+        self.ask_for_overdue(now);
         let idle = self.look.is_none() && self.reading.is_none();
-        if self.is_following() && idle && now >= self.next_look {
+        if idle && now >= self.next_look {
             self.next_look = now + ROUTINE;
             self.heard = false;
             self.look = Some(Why::Routine);
+        }
+    }
+
+    /// Messages have been dropped on the way here: published copies, numbered ones, or both.
+    pub(super) fn dropped(&mut self, now: Instant) {
+        if self.is_following() {
+            self.want(Why::Hole, now);
+        }
+    }
+
+    /// Looks for what has waited for half of its time. Numbered copies come within moments, so it is
+    /// likely to be lost, and there is time left to read it before it would go on without a position.
+    fn ask_for_overdue(&mut self, now: Instant) {
+        let Some(until) = now.checked_sub(self.park / 2) else {
+            return;
+        };
+        let since = self.pairing.parked_since();
+        if since.is_some_and(|since| since > self.asked_for && since <= until) {
+            self.asked_for = until;
+            self.want(Why::Overdue, now);
         }
     }
 
@@ -326,6 +356,8 @@ impl Follower {
         let from = match why {
             Why::Conflict => remembers_from,
             Why::Connected | Why::Hole => position,
+            Why::Overdue if extent.last == position => return,
+            Why::Overdue => position,
             Why::Routine if extent.last == position || self.heard => {
                 self.behind = None;
                 return;
@@ -373,15 +405,16 @@ impl Follower {
 
     fn want(&mut self, why: Why, now: Instant) {
         let idle = self.look.is_none() && self.reading.is_none();
-        if idle || self.look == Some(Why::Routine) {
+        if idle || matches!(self.look, Some(Why::Routine | Why::Overdue)) {
             self.progress = now;
         }
         // A look for a better reason takes in one for a lesser.
         let rank = |why: Why| match why {
             Why::Routine => 0,
-            Why::Hole => 1,
-            Why::Connected => 2,
-            Why::Conflict => 3,
+            Why::Overdue => 1,
+            Why::Hole => 2,
+            Why::Connected => 3,
+            Why::Conflict => 4,
         };
         if self.look.is_none_or(|look| rank(look) < rank(why)) {
             self.look = Some(why);
@@ -535,7 +568,9 @@ impl Follower {
     fn release(&mut self, now: Instant) {
         // While the log is being asked and answers, what is missing may yet come from there.
         let waiting = match self.look {
-            Some(Why::Routine) | None => self.reading.is_some() || self.cursor.is_none(),
+            Some(Why::Routine | Why::Overdue) | None => {
+                self.reading.is_some() || self.cursor.is_none()
+            }
             Some(_) => true,
         };
         let patience = self.park * 2;

@@ -102,7 +102,7 @@ impl<T> KeyedQueue<T> {
     }
 
     /// When the oldest entry came.
-    fn oldest(&self) -> Option<Instant> {
+    pub(super) fn oldest(&self) -> Option<Instant> {
         self.front().map(|entry| entry.at)
     }
 

@@ -100,6 +100,11 @@ impl<T> Pairing<T> {
         Some((self.last_tag, message))
     }
 
+    /// When the published copy came that has waited longest.
+    pub(super) fn parked_since(&self) -> Option<Instant> {
+        self.parked.oldest()
+    }
+
     /// Whether more is parked than may be.
     pub(super) fn is_full(&self) -> bool {
         self.parked.len() > PARKED || self.parked_bytes > PARKED_BYTES

@@ -229,8 +229,8 @@ impl LogTask {
             Change::Unreachable(error) => {
                 self.link = Link::Down(format!("not connected to NATS yet: {error}"));
             }
-            // What is missing shows in the positions.
-            Change::Dropped => {}
+            // What is missing shows in the positions, but only once something follows.
+            Change::Dropped => self.follower.dropped(now),
             Change::Denied(error) => return self.denied(error).map(|()| true),
             Change::Closed => return Ok(false),
         }
