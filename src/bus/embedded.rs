@@ -1,6 +1,7 @@
 //! The bus within one process: for development, and for teams that have one instance and no NATS.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -8,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::log::LocalLog;
+use super::receipts::Receipts;
 use super::{Arrival, Feed, Message, Passage, PublishError, Status};
 use crate::event::{EventId, Timestamp};
 
@@ -23,6 +25,7 @@ pub struct EmbeddedBus {
 struct End {
     log: LocalLog,
     feed: mpsc::Sender<Arrival>,
+    receipts: Receipts,
 }
 
 impl EmbeddedBus {
@@ -33,14 +36,30 @@ impl EmbeddedBus {
         let log = LocalLog::begin(Timestamp::now());
         let bus = Self {
             origin: log.last(),
-            end: Arc::new(Mutex::new(End { log, feed: sender })),
+            end: Arc::new(Mutex::new(End {
+                log,
+                feed: sender,
+                receipts: Receipts::default(),
+            })),
         };
         (bus, feed)
     }
 
-    pub(super) fn publish(&self, subject: &str, payload: Bytes) -> Result<EventId, PublishError> {
+    pub(super) fn publish(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        message_id: Option<&str>,
+    ) -> Result<EventId, PublishError> {
         let mut end = self.end.lock();
-        let End { log, feed } = &mut *end;
+        let End {
+            log,
+            feed,
+            receipts,
+        } = &mut *end;
+        if let Some(before) = message_id.and_then(|message_id| receipts.find(message_id)) {
+            return Ok(before);
+        }
         // Reserving before numbering leaves no hole when there is no place.
         let place = feed.try_reserve().map_err(|error| {
             PublishError::Unavailable(match error {
@@ -49,6 +68,9 @@ impl EmbeddedBus {
             })
         })?;
         let id = log.append(&payload);
+        if let Some(message_id) = message_id {
+            receipts.taken(message_id, id, Instant::now());
+        }
         place.send(Arrival::Message(Message {
             subject: Arc::from(subject),
             payload,
@@ -80,8 +102,13 @@ mod tests {
     async fn what_is_published_arrives_in_order_with_its_position() {
         let (bus, mut feed) = EmbeddedBus::new();
         let bus = Bus::Embedded(bus);
-        let id = bus.publish("a.b", Bytes::from("1")).await.unwrap();
-        bus.publish("a.b", Bytes::from("2")).await.unwrap();
+        let publish = |text: &'static str, message_id| {
+            let bus = bus.clone();
+            async move { bus.publish("a.b", Bytes::from(text), message_id).await }
+        };
+        let id = publish("1", Some("first")).await.unwrap();
+        assert_eq!(publish("again", Some("first")).await.unwrap(), id);
+        publish("2", None).await.unwrap();
         for (position, payload) in [(1, "1"), (2, "2")] {
             let Some(Arrival::Message(message)) = feed.next().await else {
                 panic!("a message should have arrived");
@@ -89,14 +116,14 @@ mod tests {
             assert_eq!(message.payload, payload);
             assert_eq!(message.id.map(|id| id.position()), Some(position));
         }
-        assert_eq!(id.map(|id| id.position()), Some(1));
+        assert_eq!(id.position(), 1);
     }
 
     #[tokio::test]
     async fn publishing_without_a_reader_is_an_error() {
         let (bus, feed) = EmbeddedBus::new();
         drop(feed);
-        let error = bus.publish("a.b", Bytes::new()).unwrap_err();
+        let error = bus.publish("a.b", Bytes::new(), None).unwrap_err();
         assert!(matches!(error, PublishError::Unavailable(_)));
     }
 }

@@ -4,8 +4,10 @@
 //! payloads with their place in the log, and notices of gaps. It has one reader, the ingest.
 
 mod embedded;
+mod keyed_queue;
 mod log;
 pub mod nats;
+mod receipts;
 pub mod subject;
 
 use std::sync::Arc;
@@ -170,20 +172,24 @@ impl StatusCell {
 }
 
 impl Bus {
-    /// Publishes a payload. Gives its place in the log where the bus learns it: the embedded bus
-    /// does, core NATS does not.
+    /// Publishes a payload, and comes back when the log has it, with its place there. Two payloads with
+    /// the same `message_id`, which is any text of the publisher's, within two minutes are one: the
+    /// second one is given the place of the first.
     ///
     /// # Errors
-    /// The subject is not valid, or the bus is not available.
+    /// The subject is not valid, or the bus is not available. If the log does not say in time that it
+    /// has the payload, it may have it all the same: with the same `message_id` it can be published
+    /// again without harm.
     pub async fn publish(
         &self,
         subject: &str,
         payload: Bytes,
-    ) -> Result<Option<EventId>, PublishError> {
+        message_id: Option<&str>,
+    ) -> Result<EventId, PublishError> {
         subject::check_publish(subject)?;
         match self {
-            Self::Embedded(bus) => bus.publish(subject, payload).map(Some),
-            Self::Nats(bus) => bus.publish(subject, payload).await.map(|()| None),
+            Self::Embedded(bus) => bus.publish(subject, payload, message_id),
+            Self::Nats(bus) => bus.publish(subject, payload, message_id).await,
         }
     }
 

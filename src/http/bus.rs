@@ -15,9 +15,9 @@ use crate::event::decode::{Rules, decode};
 
 #[derive(Serialize)]
 struct Published {
-    /// The event's id on streams; `null` where the bus does not tell its position.
-    id: Option<String>,
-    position: Option<u64>,
+    /// The event's id on streams.
+    id: String,
+    position: u64,
 }
 
 /// `POST /api/v1/bus/{subject}`
@@ -45,9 +45,9 @@ pub(super) async fn publish(
     let payload = payload.map_err(|error| error::body(&error, max_body(&rules)))?;
     // Here somebody is waiting for an answer, who can be told what subscribers could only count.
     decode(&rules, &subject, &payload, Timestamp::now())?;
-    let id = bus.publish(&subject, payload).await?;
+    let id = bus.publish(&subject, payload, None).await?;
     Ok(HttpResponse::Accepted().json(Published {
-        id: id.map(|id| id.to_string()),
-        position: id.map(|id| id.position()),
+        id: id.to_string(),
+        position: id.position(),
     }))
 }

@@ -17,7 +17,6 @@ mod event_stream;
 mod health;
 mod limits;
 mod log;
-mod log_resume;
 mod logs;
 mod membership;
 mod nats;

@@ -3,6 +3,7 @@
 //! positions before are not comparable.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_nats::Subscriber;
 use futures_util::StreamExt as _;
@@ -11,7 +12,9 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::connection::{Change, Connection};
+use super::jetstream::message_id;
 use crate::bus::log::LocalLog;
+use crate::bus::receipts::Receipts;
 use crate::bus::{Arrival, Loss, Message, Passage, StatusCell};
 use crate::event::Timestamp;
 
@@ -23,6 +26,7 @@ pub(super) struct CoreTask {
     pub(super) feed: mpsc::Sender<Arrival>,
     pub(super) log: LocalLog,
     pub(super) status: StatusCell,
+    pub(super) receipts: Receipts,
     /// The last subject seen: backends publish many messages on few subjects.
     pub(super) subject: Arc<str>,
 }
@@ -53,7 +57,16 @@ impl CoreTask {
         if *self.subject != *message.subject.as_str() {
             self.subject = Arc::from(message.subject.as_str());
         }
+        let message_id = message_id(&message);
+        let known = message_id.as_deref().and_then(|id| self.receipts.find(id));
+        if known.is_some() {
+            // A shared log would not have taken it either.
+            return true;
+        }
         let id = self.log.append(&message.payload);
+        if let Some(message_id) = message_id {
+            self.receipts.taken(&message_id, id, Instant::now());
+        }
         let arrival = Arrival::Message(Message {
             subject: Arc::clone(&self.subject),
             payload: message.payload,

@@ -14,18 +14,21 @@ pub mod jetstream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures_util::stream::select_all;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tracing::warn;
+use uuid::Uuid;
 
 pub use config::{NatsConfig, TlsConfig};
 pub use connect::ConnectError;
 
 use self::core::CoreTask;
 use super::log::LocalLog;
+use super::receipts::Receipts;
 use super::subject::{Pattern, SubjectError};
 use super::{Feed, PublishError, Status, StatusCell};
 use crate::event::{EventId, Timestamp};
@@ -42,6 +45,7 @@ pub struct NatsBus {
     status: StatusCell,
     origin: EventId,
     log: Option<LogReader>,
+    receipts: Receipts,
 }
 
 /// What the NATS bus counts.
@@ -112,7 +116,9 @@ pub async fn open(
         status: status.clone(),
         origin: local.last(),
         log: None,
+        receipts: Receipts::default(),
     };
+    let receipts = bus.receipts.clone();
     let subscriptions = select_all(subscribers);
     let task = match log {
         Log::Memory => Task::Core(Box::new(CoreTask {
@@ -121,6 +127,7 @@ pub async fn open(
             feed: sender,
             log: local,
             status,
+            receipts,
             subject: Arc::from(""),
         })),
         Log::JetStream(jetstream, past) => {
@@ -130,6 +137,7 @@ pub async fn open(
                 feed: sender,
                 status,
                 metrics: metrics.log,
+                receipts,
                 origin: bus.origin,
                 pending_limit: config.pending_limit,
             };
@@ -161,24 +169,41 @@ fn distinct_patterns(config: &NatsConfig) -> Result<Vec<Pattern>, SubjectError> 
 }
 
 impl NatsBus {
-    pub(super) async fn publish(&self, subject: &str, payload: Bytes) -> Result<(), PublishError> {
+    /// What is published comes back to this instance, by the log where there is one: then it is known
+    /// to be stored, and where. No acknowledgement of the stream is needed, and none would say more.
+    pub(super) async fn publish(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        message_id: Option<&str>,
+    ) -> Result<EventId, PublishError> {
         let status = self.status();
         if !status.up {
             return Err(PublishError::Unavailable(status.detail));
         }
+        let message_id = message_id.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
+        if let Some(before) = self.receipts.find(&message_id) {
+            return Ok(before);
+        }
+        let receipt = self.receipts.wait(&message_id);
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, message_id);
         let published = async {
             self.client
-                .publish(subject.to_owned(), payload)
+                .publish_with_headers(subject.to_owned(), headers, payload)
                 .await
                 .map_err(|error| PublishError::Nats(error.into()))?;
-            self.client
-                .flush()
+            receipt
                 .await
-                .map_err(|error| PublishError::Nats(error.into()))
+                .map_err(|_| PublishError::Unavailable("the server is stopping".to_owned()))
         };
-        tokio::time::timeout(PUBLISH_TIMEOUT, published)
-            .await
-            .unwrap_or_else(|_| Err(PublishError::Unavailable("NATS takes nothing".to_owned())))
+        let published = tokio::time::timeout(PUBLISH_TIMEOUT, published).await;
+        published.unwrap_or_else(|_| {
+            Err(PublishError::Unavailable(
+                "the log does not say that it has the message, so that it may be lost: publish it again"
+                    .to_owned(),
+            ))
+        })
     }
 
     pub(super) fn status(&self) -> Status {

@@ -15,11 +15,11 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use super::cursor::{Cursor, Place};
-use super::keyed_queue::KeyedQueue;
 use super::metrics::LogMetrics;
 use super::pairing::{Keys, Pairing};
 use super::reader::{Batch, Logged};
 use super::stream::Extent;
+use crate::bus::receipts::Receipts;
 use crate::bus::{Arrival, Loss, Message, Passage};
 use crate::event::{Epoch, EventId, Timestamp};
 
@@ -39,10 +39,6 @@ const FUTILE: u32 = 8;
 /// Copies that wait for a hole before them to be filled; more are dropped and read from the log.
 const AHEAD: usize = 65_536;
 const AHEAD_BYTES: usize = 64 << 20;
-
-/// How long the log remembers message ids, and how many are remembered here at most.
-const DUPLICATES: Duration = Duration::from_secs(120);
-const MESSAGE_IDS: usize = 262_144;
 
 /// Something to ask the log. One at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +95,7 @@ pub(super) struct Follower {
     past_until: Option<u64>,
     keys: Keys,
     pairing: Pairing<(u64, Published)>,
-    message_ids: KeyedQueue<()>,
+    receipts: Receipts,
     /// Numbered copies behind a hole.
     ahead: VecDeque<Logged>,
     ahead_bytes: usize,
@@ -132,11 +128,13 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Follows nothing yet. `before` is the place that the hub begins at, `past` how many recent
-    /// positions to read first, `park` how long a message waits for its position.
+    /// positions to read first, `park` how long a message waits for its position; `receipts` hear where
+    /// messages went.
     pub(super) fn new(
         before: EventId,
         past: usize,
         park: Duration,
+        receipts: Receipts,
         metrics: LogMetrics,
         now: Instant,
     ) -> Self {
@@ -147,7 +145,7 @@ impl Follower {
             past_until: None,
             keys: Keys::default(),
             pairing: Pairing::new(park),
-            message_ids: KeyedQueue::default(),
+            receipts,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             futile: 0,
@@ -540,7 +538,7 @@ impl Follower {
         cursor.advance(logged.id);
         self.metrics.position.set(logged.id.position());
         if let Some(message_id) = &logged.message_id {
-            self.remember(message_id, now);
+            self.receipts.taken(message_id, logged.id, now);
         }
         let key = self.keys.of(&logged.subject, &logged.payload);
         let delivered = self.pairing.numbered(key, now);
@@ -596,18 +594,7 @@ impl Follower {
 
     fn is_duplicate(&self, message: &Published) -> bool {
         let id = message.message_id.as_deref();
-        id.is_some_and(|id| self.message_ids.contains(self.keys.of("", id.as_bytes())))
-    }
-
-    fn remember(&mut self, message_id: &str, now: Instant) {
-        let key = self.keys.of("", message_id.as_bytes());
-        self.message_ids.push(key, now, ());
-        if let Some(deadline) = now.checked_sub(DUPLICATES) {
-            while self.message_ids.pop_until(deadline).is_some() {}
-        }
-        while self.message_ids.len() > MESSAGE_IDS {
-            self.message_ids.pop();
-        }
+        id.is_some_and(|id| self.receipts.find(id).is_some())
     }
 
     /// The stream is another one.
@@ -679,6 +666,9 @@ impl Follower {
 
     fn lose(&mut self, loss: Loss, from: EventId, to: EventId) {
         self.metrics.lost(loss);
+        if loss != Loss::Expired {
+            self.receipts.forget();
+        }
         self.arrivals.push_back(Arrival::Gap { loss, from, to });
     }
 

@@ -8,7 +8,6 @@
 mod config;
 mod cursor;
 mod follower;
-mod keyed_queue;
 mod metrics;
 mod pairing;
 mod reader;
@@ -17,6 +16,7 @@ mod task;
 
 pub use config::{JetStreamConfig, LogKind, Storage};
 pub use metrics::LogMetrics;
+pub(super) use reader::message_id;
 pub use reader::{Batch, LogReader, Logged};
 pub use stream::{Extent, LogError};
 pub(super) use task::{LogTask, Parts};

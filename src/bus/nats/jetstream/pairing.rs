@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 
-use super::keyed_queue::KeyedQueue;
+use crate::bus::keyed_queue::KeyedQueue;
 
 /// How long a numbered copy that came first waits for the published one, and a message that was
 /// delivered without a position for its numbered copy.

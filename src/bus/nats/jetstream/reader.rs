@@ -213,7 +213,7 @@ fn logged(epoch: Epoch, position: u64, at: Timestamp, message: async_nats::Messa
 }
 
 /// What the publisher gave to have a message deduplicated.
-pub(super) fn message_id(message: &async_nats::Message) -> Option<String> {
+pub(in crate::bus::nats) fn message_id(message: &async_nats::Message) -> Option<String> {
     let headers = message.headers.as_ref()?;
     let id = headers.get(async_nats::header::NATS_MESSAGE_ID)?;
     Some(id.as_str().to_owned())

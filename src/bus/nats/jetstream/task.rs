@@ -22,6 +22,7 @@ use super::metrics::LogMetrics;
 use super::reader::{Batch, LogReader, Logged, message_id, timestamp};
 use super::stream::{Extent, LogError, LogStream};
 use crate::bus::nats::connection::{Change, Connection};
+use crate::bus::receipts::Receipts;
 use crate::bus::subject::Pattern;
 use crate::bus::{Arrival, StatusCell};
 use crate::event::{EventId, Timestamp};
@@ -43,6 +44,7 @@ pub(in crate::bus::nats) struct Parts {
     pub(in crate::bus::nats) feed: mpsc::Sender<Arrival>,
     pub(in crate::bus::nats) status: StatusCell,
     pub(in crate::bus::nats) metrics: LogMetrics,
+    pub(in crate::bus::nats) receipts: Receipts,
     pub(in crate::bus::nats) origin: EventId,
     /// Messages of a subscription that the client library keeps before it drops them.
     pub(in crate::bus::nats) pending_limit: usize,
@@ -109,6 +111,7 @@ impl LogTask {
             parts.origin,
             past,
             config.park.0,
+            parts.receipts,
             parts.metrics.clone(),
             Instant::now(),
         );

@@ -111,9 +111,11 @@ impl<T> KeyedQueue<T> {
         self.len
     }
 
-    /// Whether a key has an entry.
-    pub(super) fn contains(&self, key: u64) -> bool {
-        self.chains.contains_key(&key)
+    /// The oldest entry of a key.
+    pub(super) fn get(&self, key: u64) -> Option<&T> {
+        let first = self.chains.get(&key)?.first;
+        let index = usize::try_from(first.checked_sub(self.base)?).ok()?;
+        self.entries.get(index)?.as_ref().map(|entry| &entry.value)
     }
 
     /// The front place is never empty.
@@ -168,8 +170,8 @@ mod tests {
                 }
                 prop_assert_eq!(queue.len(), model.len());
                 for key in 0..4 {
-                    let contains = model.iter().any(|(other, _)| *other == key);
-                    prop_assert_eq!(queue.contains(key), contains);
+                    let first = model.iter().find(|(other, _)| *other == key);
+                    prop_assert_eq!(queue.get(key), first.map(|(_, number)| number));
                 }
             }
         }

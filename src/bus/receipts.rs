@@ -1,0 +1,131 @@
+//! What has become of messages that were published with an id of their own: where the log has put
+//! them, and who waits to hear it.
+
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::keyed_queue::KeyedQueue;
+use crate::event::EventId;
+
+/// For how long the same message id means the same message. JetStream's own window, unless the
+/// stream was made with another one.
+const WINDOW: Duration = Duration::from_secs(120);
+
+/// The most message ids that are remembered.
+const REMEMBERED: usize = 262_144;
+
+/// When there are more that wait, those who have given up are looked for.
+const WAITING: usize = 1_024;
+
+/// Remembers where messages went. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Receipts(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    keys: RandomState,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: KeyedQueue<EventId>,
+    waiting: HashMap<u64, Vec<oneshot::Sender<EventId>>, RandomState>,
+}
+
+impl Receipts {
+    /// The log has put a message at `id`.
+    pub(super) fn taken(&self, message_id: &str, id: EventId, now: Instant) {
+        let key = self.key(message_id);
+        let mut state = self.0.state.lock();
+        for waiting in state.waiting.remove(&key).into_iter().flatten() {
+            // Whoever has given up does not need it.
+            let _ = waiting.send(id);
+        }
+        state.known.push(key, now, id);
+        if let Some(deadline) = now.checked_sub(WINDOW) {
+            while state.known.pop_until(deadline).is_some() {}
+        }
+        while state.known.len() > REMEMBERED {
+            state.known.pop();
+        }
+    }
+
+    /// Where the log has put a message of that id lately.
+    pub(super) fn find(&self, message_id: &str) -> Option<EventId> {
+        let key = self.key(message_id);
+        self.0.state.lock().known.get(key).copied()
+    }
+
+    /// Tells where the log puts a message, once it does.
+    pub(super) fn wait(&self, message_id: &str) -> oneshot::Receiver<EventId> {
+        let (sender, receiver) = oneshot::channel();
+        let key = self.key(message_id);
+        let mut state = self.0.state.lock();
+        if state.waiting.len() >= WAITING {
+            state.waiting.retain(|_, waiting| {
+                waiting.retain(|sender| !sender.is_closed());
+                !waiting.is_empty()
+            });
+        }
+        state.waiting.entry(key).or_default().push(sender);
+        receiver
+    }
+
+    /// Forgets all places: they are of a log that is no more.
+    pub(super) fn forget(&self) {
+        self.0.state.lock().known = KeyedQueue::default();
+    }
+
+    fn key(&self, message_id: &str) -> u64 {
+        self.0.keys.hash_one(message_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Epoch;
+
+    fn id(position: u64) -> EventId {
+        EventId::new(Epoch(1), position, b"x")
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_where_the_message_went() {
+        let receipts = Receipts::default();
+        let (first, second) = (receipts.wait("a"), receipts.wait("a"));
+        assert_eq!(receipts.find("a"), None);
+        receipts.taken("a", id(7), Instant::now());
+        assert_eq!((first.await, second.await), (Ok(id(7)), Ok(id(7))));
+        assert_eq!(receipts.find("a"), Some(id(7)));
+        assert_eq!(receipts.find("b"), None);
+        receipts.forget();
+        assert_eq!(receipts.find("a"), None);
+    }
+
+    #[test]
+    fn ids_are_forgotten_after_the_window() {
+        let receipts = Receipts::default();
+        let start = Instant::now();
+        receipts.taken("a", id(1), start);
+        receipts.taken("b", id(2), start + WINDOW + Duration::from_secs(1));
+        assert_eq!(receipts.find("a"), None);
+        assert_eq!(receipts.find("b"), Some(id(2)));
+    }
+
+    #[test]
+    fn those_who_gave_up_do_not_pile_up() {
+        let receipts = Receipts::default();
+        for number in 0..WAITING * 3 {
+            drop(receipts.wait(&number.to_string()));
+        }
+        assert!(receipts.0.state.lock().waiting.len() <= WAITING + 1);
+    }
+}
