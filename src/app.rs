@@ -20,7 +20,7 @@ use crate::bus::nats::ConnectError;
 use crate::bus::{Bus, EmbeddedBus, Feed, LogError, LogKind, nats};
 use crate::config::Config;
 use crate::database::{self, Database, DatabaseError};
-use crate::http::{self, Development, Exporter, Health, Parts};
+use crate::http::{self, Development, Exporter, Health, Parts, PublishRate};
 use crate::hub::Hub;
 use crate::hub::admission::{Admission, Quota};
 use crate::ingest::Ingest;
@@ -149,6 +149,7 @@ impl Application {
             rules,
             patterns: config.nats.patterns().map_err(ConnectError::from)?,
             hub: hub.clone(),
+            rate: PublishRate::new(&config.server),
             metrics: metrics.http.clone(),
             exporter: Exporter::new(metrics.registry()),
             development: signer.map(|signer| Development::new(signer, own_database)),

@@ -37,6 +37,8 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
             "server.max_connections_per_user",
             server.max_connections_per_user,
         ),
+        ("server.publish_rate", server.publish_rate as usize),
+        ("server.publish_burst", server.publish_burst as usize),
         ("stream.outbox_events", stream.outbox_events),
         ("stream.outbox_bytes", stream.outbox_bytes.bytes()),
         ("stream.reconnect_rate", stream.reconnect_rate as usize),

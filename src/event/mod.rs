@@ -8,6 +8,7 @@ pub mod decode;
 mod frame;
 mod id;
 mod position;
+pub mod subject;
 mod timestamp;
 
 pub use audience::{Audience, MembershipChange, Recipients};

@@ -38,7 +38,7 @@ pub(super) async fn publish(
     if !patterns.iter().any(|pattern| pattern.matches(&subject)) {
         let known: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
         return Err(ApiError::Invalid {
-            field: "subject",
+            field: "subject".into(),
             problem: format!("this server listens on {} only", known.join(" and ")),
         });
     }

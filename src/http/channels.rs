@@ -95,7 +95,7 @@ fn channel(name: &str) -> Result<Channel, ApiError> {
 
 fn wrong(problem: String) -> ApiError {
     ApiError::Invalid {
-        field: "channel",
+        field: "channel".into(),
         problem,
     }
 }

@@ -23,6 +23,10 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// The most streams of one user on this instance.
     pub max_connections_per_user: usize,
+    /// Messages that one user may publish over HTTP, in each second, on this instance.
+    pub publish_rate: u32,
+    /// Messages that one user may publish at once.
+    pub publish_burst: u32,
     /// How long the server says that it is not ready, and still serves, before it stops: the time
     /// that a load balancer takes to notice.
     pub unready_delay: Period,
@@ -42,6 +46,8 @@ impl Default for ServerConfig {
             backlog: 16_384,
             max_connections: 10_000,
             max_connections_per_user: 20,
+            publish_rate: 1_000,
+            publish_burst: 2_000,
             unready_delay: Period::secs(0),
             drain_timeout: Period::secs(30),
             allowed_origins: Vec::new(),

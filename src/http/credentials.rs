@@ -49,7 +49,7 @@ async fn authenticate(request: &HttpRequest) -> Result<Identity, ApiError> {
     };
     let parameters = Query::<Parameters>::from_query(request.query_string())
         .map_err(|error| ApiError::Invalid {
-            field: "query",
+            field: "query".into(),
             problem: error.to_string(),
         })?
         .into_inner();
@@ -104,7 +104,7 @@ fn cookie(request: &HttpRequest) -> Option<String> {
 
 fn unverified(user: Option<String>) -> Result<Identity, ApiError> {
     let wrong = |problem: String| ApiError::Invalid {
-        field: "user_id",
+        field: "user_id".into(),
         problem,
     };
     let text = user.ok_or_else(|| {

@@ -2,6 +2,7 @@
 //! Errors are `application/problem+json` (RFC 9457).
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use actix_web::error::{JsonPayloadError, PayloadError, QueryPayloadError};
 use actix_web::http::StatusCode;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::rate::seconds;
 use crate::auth::TokenError;
 use crate::bus::PublishError;
 use crate::causes::Causes;
@@ -45,10 +47,16 @@ pub enum ApiError {
     /// A part of the request can't be used.
     #[error("{field}: {problem}")]
     Invalid {
-        /// Which part.
-        field: &'static str,
+        /// Which part: a parameter, or a path in the body such as `messages[3].target.user_id`.
+        field: Cow<'static, str>,
         /// What is wrong and what would be right.
         problem: String,
+    },
+    /// The user publishes too much.
+    #[error("more messages than may be published")]
+    TooMany {
+        /// When there may be more.
+        wait: Duration,
     },
     /// The body is longer than allowed.
     #[error("the body is larger than the {0} bytes that are accepted")]
@@ -71,7 +79,7 @@ struct ProblemJson<'a> {
     status: u16,
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<&'static str>,
+    field: Option<Cow<'static, str>>,
     request_id: &'a str,
 }
 
@@ -87,13 +95,37 @@ impl ApiError {
         )
     }
 
+    /// The token does not allow publishing to a channel.
+    pub(super) fn not_writable(channel: &str) -> Self {
+        Self::Forbidden(
+            format!(
+                "the token may not publish to {channel}: it takes a pattern of the claim \
+                 notify.publish"
+            )
+            .into(),
+        )
+    }
+
     /// The field of a request that is wrong, where one is.
-    fn field(&self) -> Option<&'static str> {
+    pub(super) fn field(&self) -> Option<Cow<'static, str>> {
         match self {
-            Self::Invalid { field, .. } => Some(field),
-            Self::Publish(PublishError::Subject(_)) => Some("subject"),
-            Self::Rejected(_) => Some("body"),
+            Self::Invalid { field, .. } => Some(field.clone()),
+            Self::Publish(PublishError::Subject(_)) => Some("subject".into()),
+            Self::Rejected(_) => Some("body".into()),
             _ => None,
+        }
+    }
+
+    /// The status that says what kind of error it is.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status_code()
+    }
+
+    /// When a client should ask again, in seconds.
+    fn retry_after(&self) -> u64 {
+        match self {
+            Self::TooMany { wait } => seconds(*wait).max(1),
+            _ => RETRY_AFTER_SECS,
         }
     }
 }
@@ -106,7 +138,9 @@ impl ResponseError for ApiError {
             }
             Self::Token(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::Refused(Refusal::UserFull(_)) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Refused(Refusal::UserFull(_)) | Self::TooMany { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Refused(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Rejected(Rejection::TooLarge { .. }) | Self::TooLarge(_) => {
                 StatusCode::PAYLOAD_TOO_LARGE
@@ -140,7 +174,7 @@ impl ResponseError for ApiError {
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
             ) =>
             {
-                response.insert_header((RETRY_AFTER, RETRY_AFTER_SECS));
+                response.insert_header((RETRY_AFTER, self.retry_after()));
             }
             _ => {}
         }
@@ -201,7 +235,7 @@ pub(super) async fn not_found() -> Result<HttpResponse, ApiError> {
 /// For parameters that can't be read.
 pub(super) fn query(error: QueryPayloadError, _: &HttpRequest) -> actix_web::Error {
     ApiError::Invalid {
-        field: "query",
+        field: "query".into(),
         problem: error.to_string(),
     }
     .into()
@@ -212,7 +246,7 @@ pub(super) fn body(error: &actix_web::Error, limit: usize) -> ApiError {
     match error.as_error::<PayloadError>() {
         Some(PayloadError::Overflow) => ApiError::TooLarge(limit),
         _ => ApiError::Invalid {
-            field: "body",
+            field: "body".into(),
             problem: error.to_string(),
         },
     }
@@ -224,7 +258,7 @@ pub(super) fn json(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error
         JsonPayloadError::OverflowKnownLength { limit, .. }
         | JsonPayloadError::Overflow { limit } => ApiError::TooLarge(limit),
         other => ApiError::Invalid {
-            field: "body",
+            field: "body".into(),
             problem: other.to_string(),
         },
     }

@@ -12,8 +12,11 @@ mod development;
 mod error;
 mod events;
 mod health;
+mod messages;
 mod metrics;
+mod outgoing;
 mod pages;
+mod rate;
 mod stream;
 
 use actix_web::HttpResponse;
@@ -27,6 +30,7 @@ pub use development::Development;
 pub use error::ApiError;
 pub use health::Health;
 pub use metrics::{Exporter, Metrics};
+pub use rate::PublishRate;
 
 use crate::archive::Archive;
 use crate::auth::Verifier;
@@ -61,6 +65,8 @@ pub struct Parts {
     pub patterns: Vec<Pattern>,
     /// Admits connections.
     pub hub: Hub,
+    /// Says how much may be published.
+    pub rate: PublishRate,
     /// Counts what the HTTP layer does.
     pub metrics: Metrics,
     /// Writes all metrics out.
@@ -82,6 +88,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.rules))
         .app_data(Data::new(parts.patterns))
         .app_data(Data::new(parts.hub))
+        .app_data(Data::new(parts.rate))
         .app_data(Data::new(parts.metrics))
         .app_data(Data::new(parts.exporter))
         .app_data(Data::new(parts.health))
@@ -105,6 +112,18 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         }))
         .service(resource("/api/v1/bus/{subject}", "POST, OPTIONS", |r| {
             r.route(web::post().to(bus::publish))
+        }))
+        .service(resource("/api/v1/messages/send", "POST, OPTIONS", |r| {
+            r.route(web::post().to(messages::send))
+        }))
+        .service(resource(
+            "/api/v1/messages/broadcast",
+            "POST, OPTIONS",
+            |r| r.route(web::post().to(messages::broadcast)),
+        ))
+        .service(resource("/api/v1/messages/batch", "POST, OPTIONS", |r| {
+            r.app_data(web::PayloadConfig::new(messages::MAX_BATCH_BODY))
+                .route(web::post().to(messages::batch))
         }))
         .service(resource("/api/dev/users", "GET, OPTIONS", |r| {
             r.route(web::get().to(development::users))

@@ -19,6 +19,7 @@ mod limits;
 mod log;
 mod logs;
 mod membership;
+mod messages;
 mod nats;
 mod nats_security;
 mod publishing;

@@ -1,8 +1,8 @@
 //! Channel events: `{"type": "job.progress", "channel": "job:123", "data": …, "timestamp": …}`.
 
 use super::fields::{Fields, Outgoing};
-use super::{Decoded, FieldError};
-use crate::event::{Audience, Channel, Class, Timestamp};
+use super::{Decoded, FieldError, push};
+use crate::event::{Audience, Channel, Timestamp};
 
 pub(super) fn decode(fields: &Fields<'_>, now: Timestamp) -> Result<Decoded, FieldError> {
     let kind: String = fields.required("type")?;
@@ -11,16 +11,17 @@ pub(super) fn decode(fields: &Fields<'_>, now: Timestamp) -> Result<Decoded, Fie
         field: "channel".to_owned(),
         source,
     })?;
+    let (class, expires_at) = push::metadata(fields, now)?;
     let mut outgoing = Outgoing::new(&kind).with_all(fields, &["type"]);
     if !fields.has("timestamp") {
         outgoing = outgoing.with("timestamp", &now);
     }
     Ok(Decoded {
         kind,
-        class: Class::Durable,
+        class,
         audience: Audience::channel(channel),
         membership: None,
-        expires_at: None,
+        expires_at,
         json: outgoing.finish(),
     })
 }

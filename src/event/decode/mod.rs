@@ -3,6 +3,7 @@
 //! Each accepted format has a file of its own; this one recognises the shape and names what is
 //! wrong with a payload that fits none.
 
+mod broadcast;
 mod channel_event;
 mod cloud_event;
 mod fields;
@@ -77,6 +78,8 @@ pub enum Rejection {
     Malformed {
         /// The format or variant, e.g. `MessageReceived`.
         format: String,
+        /// The path of the field, e.g. `target.user_id`; empty for the whole.
+        field: String,
         /// The field and what is wrong with it.
         problem: String,
     },
@@ -107,6 +110,15 @@ enum FieldError {
     Wrong { field: String, problem: String },
     #[error("`{field}` names no channel: {source}")]
     Channel { field: String, source: ChannelError },
+}
+
+impl FieldError {
+    fn field(&self) -> &str {
+        match self {
+            Self::Missing(field) => field,
+            Self::Wrong { field, .. } | Self::Channel { field, .. } => field,
+        }
+    }
 }
 
 /// Decodes one payload that arrived on `subject` at `now`.
@@ -162,12 +174,16 @@ fn by_shape(
     if typed && (fields.has("target") || fields.has("service")) {
         return named("push message", push::decode(text, fields, now));
     }
+    if typed && broadcast::is_one(fields) {
+        return named("broadcast", broadcast::decode(fields, now));
+    }
     plain::decode(rules, subject, text, now)
 }
 
 fn named(format: &str, result: Result<Decoded, FieldError>) -> Result<Decoded, Rejection> {
     result.map_err(|problem| Rejection::Malformed {
         format: format.to_owned(),
+        field: problem.field().to_owned(),
         problem: problem.to_string(),
     })
 }
@@ -253,6 +269,21 @@ mod tests {
             Some(Timestamp::from_millis(NOW + 60_000))
         );
         assert_eq!(outgoing(&decoded), payload);
+    }
+
+    #[test]
+    fn a_broadcast_goes_to_everybody() {
+        let payload = json!({"type": "notice", "data": 1, "broadcast": true,
+            "metadata": {"priority": "low"}});
+        let decoded = read("any", &payload).unwrap();
+        assert_eq!(decoded.audience.to, Recipients::Everybody);
+        assert_eq!(decoded.class, Class::Ephemeral);
+        assert_eq!(outgoing(&decoded)["data"], 1);
+        let mut addressed = payload;
+        addressed["channel"] = json!("job:1");
+        let decoded = read("any", &addressed).unwrap();
+        assert_eq!(decoded.audience.to, channels(&["job:1"]));
+        assert_eq!(decoded.class, Class::Ephemeral);
     }
 
     #[test]

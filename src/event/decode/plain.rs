@@ -4,15 +4,15 @@ use serde_json::value::RawValue;
 
 use super::fields::Outgoing;
 use super::{Decoded, Rejection, Rules};
-use crate::event::{Audience, Channel, Class, Timestamp};
+use crate::event::{Audience, Channel, Class, Timestamp, subject};
 
 pub(super) fn decode(
     rules: &Rules,
-    subject: &str,
+    on: &str,
     text: &str,
     now: Timestamp,
 ) -> Result<Decoded, Rejection> {
-    let channel = channel_of(rules, subject).ok_or(Rejection::NoAudience)?;
+    let channel = channel_of(rules, on).ok_or(Rejection::NoAudience)?;
     let data: &RawValue =
         serde_json::from_str(text).map_err(|error| Rejection::NotJson(error.to_string()))?;
     let json = Outgoing::new("message")
@@ -31,9 +31,9 @@ pub(super) fn decode(
 }
 
 /// `{prefix}.{resource}.{id}.…` is `{resource}:{id}:…`.
-pub(super) fn channel_of(rules: &Rules, subject: &str) -> Option<Channel> {
-    let path = subject
+pub(super) fn channel_of(rules: &Rules, on: &str) -> Option<Channel> {
+    let path = on
         .strip_prefix(rules.channel_prefix.as_str())?
         .strip_prefix('.')?;
-    Channel::parse(&path.replace('.', ":")).ok()
+    subject::channel_of(path)
 }

@@ -14,17 +14,13 @@ pub(super) fn decode(
     fields: &Fields<'_>,
     now: Timestamp,
 ) -> Result<Decoded, FieldError> {
-    let metadata = object(fields.get("metadata"), "metadata")?;
-    let (class, ttl) = match &metadata {
-        Some(metadata) => (class(metadata)?, ttl(metadata)?),
-        None => (Class::Durable, None),
-    };
+    let (class, expires_at) = metadata(fields, now)?;
     Ok(Decoded {
         kind: fields.required("type")?,
         class,
         audience: Audience::channels(channels(fields)?),
         membership: None,
-        expires_at: ttl.map(|ttl| now.after(ttl)),
+        expires_at,
         json: text.as_bytes().to_vec(),
     })
 }
@@ -51,6 +47,18 @@ fn channel(field: &str, key: &str, value: &RawValue) -> Result<Channel, FieldErr
         field: field.to_owned(),
         source,
     })
+}
+
+/// What `metadata` says: `priority: low` is ephemeral, `ttl` counts in seconds from now.
+pub(super) fn metadata(
+    fields: &Fields<'_>,
+    now: Timestamp,
+) -> Result<(Class, Option<Timestamp>), FieldError> {
+    let Some(metadata) = object(fields.get("metadata"), "metadata")? else {
+        return Ok((Class::Durable, None));
+    };
+    let ttl = ttl(&metadata)?;
+    Ok((class(&metadata)?, ttl.map(|ttl| now.after(ttl))))
 }
 
 fn class(metadata: &Fields<'_>) -> Result<Class, FieldError> {

@@ -77,6 +77,7 @@ pub(super) fn recognise<'a>(
             Ok(body) => Ok(Some((variant, Some(body)))),
             Err(error) => Err(Rejection::Malformed {
                 format: variant.name().to_owned(),
+                field: variant.name().to_owned(),
                 problem: format!("its value is not a JSON object: {error}"),
             }),
         };

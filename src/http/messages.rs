@@ -1,0 +1,215 @@
+//! `/api/v1/messages`: publishing push messages and channel events, one or many, to some or to all.
+//!
+//! The answer comes when the log has the message, with its place there, and never before.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::web::{Bytes, Data};
+use futures_util::future::join_all;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::credentials::Authenticated;
+use super::error::{self, ApiError};
+use super::outgoing::{IdempotencyKey, Outgoing};
+use super::rate::PublishRate;
+use crate::auth::Identity;
+use crate::bus::{Bus, PublishError};
+use crate::event::EventId;
+use crate::event::decode::Rules;
+
+/// The most messages of a batch.
+const MAX_BATCH: usize = 1_000;
+
+/// The largest body of a batch, in bytes.
+pub(super) const MAX_BATCH_BODY: usize = 8 << 20;
+
+/// Messages of a batch that are published before the first of them is waited for.
+const IN_FLIGHT: usize = 100;
+
+/// A message that the log has.
+#[derive(Serialize)]
+struct Accepted {
+    /// The message's own id, given or made.
+    id: String,
+    /// Its place in the log.
+    position: u64,
+    /// Its id on streams.
+    event_id: String,
+}
+
+#[derive(Serialize)]
+struct BatchAnswer {
+    accepted: usize,
+    rejected: usize,
+    results: Vec<Item>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Item {
+    Accepted {
+        status: u16,
+        #[serde(flatten)]
+        accepted: Accepted,
+    },
+    Rejected {
+        status: u16,
+        detail: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        field: Option<String>,
+    },
+}
+
+/// What publishing takes.
+type Parts = (Data<Bus>, Data<Rules>, Data<PublishRate>);
+
+/// `POST /api/v1/messages/send`
+pub(super) async fn send(
+    Authenticated(identity): Authenticated,
+    key: IdempotencyKey,
+    body: Result<Bytes, actix_web::Error>,
+    (bus, rules, rate): Parts,
+) -> Result<HttpResponse, ApiError> {
+    let text = text(body, super::max_body(&rules))?;
+    rate.take(&identity.user, 1)?;
+    let message = Outgoing::addressed(&rules, &identity, parse(&text, "")?, "", &key)?;
+    let accepted = publish(&bus, message).await?;
+    Ok(HttpResponse::Accepted().json(accepted))
+}
+
+/// `POST /api/v1/messages/broadcast`
+pub(super) async fn broadcast(
+    Authenticated(identity): Authenticated,
+    key: IdempotencyKey,
+    body: Result<Bytes, actix_web::Error>,
+    (bus, rules, rate): Parts,
+) -> Result<HttpResponse, ApiError> {
+    let text = text(body, super::max_body(&rules))?;
+    rate.take(&identity.user, 1)?;
+    let message = Outgoing::to_everybody(&rules, &identity, parse(&text, "")?, &key)?;
+    let accepted = publish(&bus, message).await?;
+    Ok(HttpResponse::Accepted().json(accepted))
+}
+
+/// `POST /api/v1/messages/batch`
+pub(super) async fn batch(
+    Authenticated(identity): Authenticated,
+    key: IdempotencyKey,
+    body: Result<Bytes, actix_web::Error>,
+    (bus, rules, rate): Parts,
+) -> Result<HttpResponse, ApiError> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Batch<'a> {
+        #[serde(borrow)]
+        messages: Vec<&'a RawValue>,
+    }
+    let text = text(body, MAX_BATCH_BODY)?;
+    let batch: Batch<'_> = serde_json::from_str(&text).map_err(|error| ApiError::Invalid {
+        field: "messages".into(),
+        problem: format!("the body is {{\"messages\": […]}}: {error}"),
+    })?;
+    let count = batch.messages.len();
+    if count == 0 || count > MAX_BATCH {
+        return Err(ApiError::Invalid {
+            field: "messages".into(),
+            problem: format!("a batch has 1 to {MAX_BATCH} messages, this one has {count}"),
+        });
+    }
+    rate.take(&identity.user, u32::try_from(count).unwrap_or(u32::MAX))?;
+    let mut results = Vec::with_capacity(count);
+    let numbered: Vec<(usize, &RawValue)> = batch.messages.into_iter().enumerate().collect();
+    for some in numbered.chunks(IN_FLIGHT) {
+        // Polled in order for the first time, so that they are published in order.
+        let published = some.iter().map(|(index, message)| {
+            let path = format!("messages[{index}]");
+            one_of_many(&bus, &rules, &identity, message, path, key.of_item(*index))
+        });
+        results.extend(join_all(published).await);
+    }
+    let items: Vec<Item> = results.into_iter().map(Item::from).collect();
+    let rejected = items.iter().filter(|item| item.is_rejected()).count();
+    Ok(HttpResponse::Accepted().json(BatchAnswer {
+        accepted: items.len() - rejected,
+        rejected,
+        results: items,
+    }))
+}
+
+async fn one_of_many(
+    bus: &Bus,
+    rules: &Rules,
+    identity: &Identity,
+    message: &RawValue,
+    path: String,
+    key: IdempotencyKey,
+) -> Result<Accepted, ApiError> {
+    let message = parse(message.get(), &path)?;
+    let message = Outgoing::addressed(rules, identity, message, &path, &key)?;
+    Ok(publish(bus, message).await?)
+}
+
+async fn publish(bus: &Bus, message: Outgoing) -> Result<Accepted, PublishError> {
+    let Outgoing {
+        id,
+        subject,
+        payload,
+        deduplicated_by,
+    } = message;
+    let event: EventId = bus
+        .publish(&subject, payload, Some(&deduplicated_by))
+        .await?;
+    Ok(Accepted {
+        id,
+        position: event.position(),
+        event_id: event.to_string(),
+    })
+}
+
+impl Item {
+    fn is_rejected(&self) -> bool {
+        matches!(self, Self::Rejected { .. })
+    }
+}
+
+impl From<Result<Accepted, ApiError>> for Item {
+    fn from(result: Result<Accepted, ApiError>) -> Self {
+        match result {
+            Ok(accepted) => Self::Accepted {
+                status: StatusCode::ACCEPTED.as_u16(),
+                accepted,
+            },
+            Err(error) => Self::Rejected {
+                status: error.status().as_u16(),
+                detail: error.to_string(),
+                field: error.field().map(|field| field.into_owned()),
+            },
+        }
+    }
+}
+
+/// The body as text.
+fn text(body: Result<Bytes, actix_web::Error>, limit: usize) -> Result<String, ApiError> {
+    let body = body.map_err(|error| error::body(&error, limit))?;
+    String::from_utf8(body.to_vec()).map_err(|_| wrong("", "it is not UTF-8"))
+}
+
+/// A message, which is a JSON object.
+fn parse<'a>(text: &'a str, path: &str) -> Result<&'a RawValue, ApiError> {
+    let value: &RawValue = serde_json::from_str(text)
+        .map_err(|error| wrong(path, &format!("it is not JSON: {error}")))?;
+    if value.get().starts_with('{') {
+        Ok(value)
+    } else {
+        Err(wrong(path, "a message is a JSON object"))
+    }
+}
+
+fn wrong(path: &str, problem: &str) -> ApiError {
+    let field = if path.is_empty() { "body" } else { path };
+    ApiError::Invalid {
+        field: field.to_owned().into(),
+        problem: problem.to_owned(),
+    }
+}

@@ -1,0 +1,270 @@
+//! Publishing over HTTP: send, broadcast, batch.
+
+use serde_json::{Value, json};
+
+use crate::support::tokens::Token;
+use crate::support::{EventStream, Nats, Request, Response, Server, Settings, tokens};
+
+/// A token that may publish, and listen on, what the patterns say.
+fn publisher(patterns: &[&str]) -> String {
+    Token::of(9)
+        .claim(
+            "notify",
+            json!({"publish": patterns, "subscribe": patterns}),
+        )
+        .sign_hs256(tokens::SECRET)
+}
+
+async fn post(server: &Server, path: &str, token: &str, body: &Value) -> Response {
+    let request = Request::new("POST", &format!("/api/v1/messages/{path}"));
+    server.send(request.bearer(token).json(body)).await
+}
+
+async fn accepted(server: &Server, path: &str, token: &str, body: &Value) -> Value {
+    let mut response = post(server, path, token, body).await;
+    let answer = response.json().await;
+    assert_eq!(response.status, 202, "{answer}");
+    answer
+}
+
+async fn watch(server: &Server, channels: &str, token: &str) -> EventStream {
+    let target = format!("/sse/stream/{channels}");
+    let request = Request::get(&target).bearer(token);
+    let mut stream = EventStream::new(server.send(request).await);
+    stream.expect_type("connection_confirmed").await;
+    stream
+}
+
+#[tokio::test]
+async fn what_is_sent_arrives_everywhere_under_the_id_of_the_answer() {
+    let nats = Nats::start().await;
+    let settings = Settings::new().nats(&nats);
+    let [one, other] = [
+        Server::start(settings.clone()).await,
+        Server::start(settings).await,
+    ];
+    let token = publisher(&["*"]);
+    let mut streams = [
+        watch(&one, "job:a.b,user:2", &token).await,
+        watch(&other, "job:a.b,user:2", &token).await,
+    ];
+    let messages = [
+        json!({"type": "job.progress", "channel": "job:a.b", "data": {"percent": 5}}),
+        json!({"type": "progress", "id": "m1", "target": {"user_id": 2}, "data": {}}),
+    ];
+    for message in &messages {
+        let answer = accepted(&one, "send", &token, message).await;
+        for stream in &mut streams {
+            let event = stream.expect_type(message["type"].as_str().unwrap()).await;
+            assert_eq!(event.id.as_deref(), answer["event_id"].as_str());
+            assert_eq!(event.data["id"], answer["id"]);
+            assert_eq!(event.data["data"], message["data"]);
+            assert!(event.data["timestamp"].is_string());
+        }
+        assert!(answer["position"].as_u64().unwrap() > 0);
+        if let Some(id) = message.get("id") {
+            assert_eq!(answer["id"], *id);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_embedded_bus_takes_them_too() {
+    let server = Server::start(Settings::new()).await;
+    let token = publisher(&["*"]);
+    let mut stream = watch(&server, "job:1", &token).await;
+    let message = json!({"type": "t", "channel": "job:1"});
+    let answer = accepted(&server, "send", &token, &message).await;
+    let event = stream.expect_type("t").await;
+    assert_eq!(event.id.as_deref(), answer["event_id"].as_str());
+}
+
+#[tokio::test]
+async fn a_broadcast_reaches_everybody() {
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats)).await;
+    let mut own = server.connect(1).await;
+    let mut named = watch(&server, "job:1", &publisher(&["*"])).await;
+    let notice = json!({"type": "notice", "data": {"text": "hello"}});
+    accepted(&server, "broadcast", &publisher(&["*"]), &notice).await;
+    for stream in [&mut own, &mut named] {
+        let event = stream.expect_type("notice").await;
+        assert_eq!(event.data["data"]["text"], "hello");
+        assert!(event.data.get("broadcast").is_none());
+    }
+    let some = publisher(&["job:*"]);
+    let mut refused = post(&server, "broadcast", &some, &notice).await;
+    assert_eq!(refused.status, 403);
+    let problem = refused.json().await;
+    assert!(problem["detail"].as_str().unwrap().contains("everybody"));
+}
+
+#[tokio::test]
+async fn a_batch_answers_for_each_message_and_keeps_their_order() {
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats)).await;
+    let token = publisher(&["job:*"]);
+    let mut stream = watch(&server, "job:1", &token).await;
+    let mut messages: Vec<Value> = (0..250)
+        .map(|number| json!({"type": "t", "channel": "job:1", "data": number}))
+        .collect();
+    messages.insert(3, json!({"type": "t", "channel": "nocolon"}));
+    messages.insert(7, json!({"type": "t", "target": {"user_id": "a:b"}}));
+    messages.insert(9, json!({"type": "t", "channel": "chat:1"}));
+    messages.insert(11, json!("no object"));
+    messages.insert(12, json!({"channel": "job:1"}));
+    messages.insert(13, json!({"type": "t"}));
+    let answer = accepted(&server, "batch", &token, &json!({"messages": messages})).await;
+    assert_eq!(
+        (&answer["accepted"], &answer["rejected"]),
+        (&json!(250), &json!(6))
+    );
+    let results = answer["results"].as_array().unwrap();
+    for (index, status, field) in [
+        (3, 422, json!("messages[3].channel")),
+        (7, 422, json!("messages[7].target.user_id")),
+        (9, 403, Value::Null),
+        (11, 422, json!("messages[11]")),
+        (12, 422, json!("messages[12].type")),
+        (13, 422, json!("messages[13].target")),
+    ] {
+        assert_eq!(results[index]["status"], status, "{}", results[index]);
+        assert_eq!(results[index]["field"], field);
+    }
+    let positions: Vec<u64> = results
+        .iter()
+        .filter_map(|item| item["position"].as_u64())
+        .collect();
+    assert!(positions.is_sorted() && positions.len() == 250);
+    for number in 0..250 {
+        assert_eq!(stream.expect_type("t").await.data["data"], number);
+    }
+}
+
+#[tokio::test]
+async fn the_same_request_twice_is_one_message() {
+    for nats in [Some(Nats::start().await), None] {
+        let mut settings = Settings::new();
+        if let Some(nats) = &nats {
+            settings = settings.nats(nats);
+        }
+        let server = Server::start(settings).await;
+        let token = publisher(&["*"]);
+        let mut stream = watch(&server, "job:1", &token).await;
+        let with_key = |key: &str| {
+            Request::new("POST", "/api/v1/messages/send")
+                .bearer(&token)
+                .header("idempotency-key", key)
+                .json(&json!({"type": "keyed", "channel": "job:1"}))
+        };
+        let mut answers = Vec::new();
+        for key in ["a", "a", "b"] {
+            answers.push(server.send(with_key(key)).await.json().await);
+        }
+        assert_eq!(answers[0], answers[1]);
+        assert_ne!(answers[0], answers[2]);
+        let by_id = json!({"type": "by_id", "id": "x", "channel": "job:1"});
+        let first = accepted(&server, "send", &token, &by_id).await;
+        assert_eq!(accepted(&server, "send", &token, &by_id).await, first);
+        accepted(
+            &server,
+            "send",
+            &token,
+            &json!({"type": "end", "channel": "job:1"}),
+        )
+        .await;
+        for kind in ["keyed", "keyed", "by_id", "end"] {
+            stream.expect_type(kind).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named_by_its_path() {
+    let server = Server::start(Settings::new()).await;
+    let token = publisher(&["job:*"]);
+    let large = "x".repeat(300 * 1024);
+    for (body, status, field) in [
+        (json!([]), 422, "body"),
+        (json!({"channel": "job:1"}), 422, "type"),
+        (json!({"type": 5, "channel": "job:1"}), 422, "type"),
+        (json!({"type": "t"}), 422, "target"),
+        (json!({"type": "t", "channel": "job"}), 422, "channel"),
+        (
+            json!({"type": "t", "channel": "job:1", "id": ""}),
+            422,
+            "id",
+        ),
+        (
+            json!({"type": "t", "target": {"job_id": []}}),
+            422,
+            "target.job_id",
+        ),
+        (
+            json!({"type": "t", "channel": "job:1", "metadata": {"ttl": "soon"}}),
+            422,
+            "ttl",
+        ),
+        (
+            json!({"type": "t", "channel": "job:1", "data": large}),
+            413,
+            "body",
+        ),
+    ] {
+        let mut response = post(&server, "send", &token, &body).await;
+        let problem = response.json().await;
+        assert_eq!(response.status, status, "{problem}");
+        let named = problem["field"].as_str().unwrap();
+        assert!(named.ends_with(field), "{named} is not {field}");
+    }
+    let forbidden = json!({"type": "t", "target": {"job_id": 1, "user_id": 2}});
+    let mut response = post(&server, "send", &token, &forbidden).await;
+    assert_eq!(response.status, 403);
+    let problem = response.json().await;
+    assert!(problem["detail"].as_str().unwrap().contains("user:2"));
+    for messages in [json!([]), json!(vec![json!({}); 1001]), json!({})] {
+        let body = json!({ "messages": messages });
+        let mut response = post(&server, "batch", &token, &body).await;
+        assert_eq!(response.status, 422);
+        assert_eq!(response.json().await["field"], "messages");
+    }
+}
+
+#[tokio::test]
+async fn who_publishes_too_much_is_told_when_to_go_on() {
+    let settings = Settings::new()
+        .set("server.publish_rate", 1)
+        .set("server.publish_burst", 3);
+    let server = Server::start(settings).await;
+    let token = publisher(&["*"]);
+    let message = json!({"type": "t", "channel": "job:1"});
+    for _ in 0..3 {
+        accepted(&server, "send", &token, &message).await;
+    }
+    let mut response = post(&server, "send", &token, &message).await;
+    assert_eq!(response.status, 429);
+    let wait: u64 = response.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=3).contains(&wait), "{wait}");
+    assert_eq!(response.json().await["status"], 429);
+    // Another user has a rate of its own.
+    let rights = json!({"publish": ["*"]});
+    let other = Token::of(10).claim("notify", rights);
+    let other = other.sign_hs256(tokens::SECRET);
+    accepted(&server, "send", &other, &message).await;
+}
+
+#[tokio::test]
+async fn nothing_is_accepted_that_the_log_does_not_have() {
+    let mut nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats)).await;
+    let token = publisher(&["*"]);
+    let message = json!({"type": "t", "channel": "job:1"});
+    accepted(&server, "send", &token, &message).await;
+    nats.kill();
+    let response = post(&server, "send", &token, &message).await;
+    assert_eq!(response.status, 503);
+    assert!(response.header("retry-after").is_some());
+    nats.start_again().await;
+    server.ready().await;
+    accepted(&server, "send", &token, &message).await;
+}
