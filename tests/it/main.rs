@@ -14,6 +14,7 @@ mod cors;
 mod decoding;
 mod development;
 mod event_stream;
+mod failover;
 mod health;
 mod limits;
 mod log;

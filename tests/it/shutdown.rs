@@ -21,8 +21,10 @@ async fn open_streams(server: &Server) -> Vec<EventStream> {
 }
 
 #[tokio::test]
-async fn thousands_of_streams_are_told_to_come_back_at_different_times() {
-    let server = Server::start(Settings::new()).await;
+async fn thousands_of_streams_are_told_to_come_back_at_the_configured_rate() {
+    const PER_SECOND: u64 = 200;
+    let settings = Settings::new().set("stream.reconnect_rate", PER_SECOND);
+    let server = Server::start(settings).await;
     let streams = open_streams(&server).await;
     server
         .metric_becomes("notify_connections", "", STREAMS as f64)
@@ -33,7 +35,7 @@ async fn thousands_of_streams_are_told_to_come_back_at_different_times() {
         .into_iter()
         .map(|mut stream| async move { (stream.rest().await, stream.retry()) })
         .collect();
-    let mut times = HashSet::new();
+    let mut times = Vec::new();
     while let Some((events, retry)) = endings.next().await {
         let closing = events.last().expect("a last event");
         assert_eq!(closing.kind(), "closing");
@@ -42,13 +44,29 @@ async fn thousands_of_streams_are_told_to_come_back_at_different_times() {
         assert_eq!(closing.id, None);
         let retry_ms = closing.data["retry_ms"].as_u64().unwrap();
         assert_eq!(retry, Some(retry_ms), "EventSource is told the same");
-        times.insert(retry_ms);
+        times.push(retry_ms);
     }
-    assert!(times.len() > 500, "{} different times", times.len());
+    assert_spread(&times, STREAMS as u64 * 1000 / PER_SECOND);
     let status = server.process().exited().await;
     assert_eq!(status.code(), Some(0), "{}", server.process().stderr());
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(30), "{took:?}");
+}
+
+/// The times lie evenly over all of the time up to `longest`: in each tenth of it is a tenth of them,
+/// give or take a half, which is at least six standard deviations.
+fn assert_spread(times: &[u64], longest: u64) {
+    let mut tenths = [0; 10];
+    for &time in times {
+        assert!(time <= longest, "{time} ms of {longest} ms");
+        let tenth = (time * 10 / longest).min(9);
+        tenths[tenth as usize] += 1;
+    }
+    let expected = times.len() / 10;
+    let even = expected / 2..=expected * 3 / 2;
+    assert!(tenths.iter().all(|n| even.contains(n)), "{tenths:?}");
+    let different: HashSet<_> = times.iter().collect();
+    assert!(different.len() > times.len() / 2, "{}", different.len());
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! ("9.2.5 Parsing an event stream"). Where a browser shrugs, this fails.
 
 use std::collections::VecDeque;
+use std::io;
 
 use serde_json::Value;
 
@@ -207,6 +208,20 @@ impl EventStream {
         event
     }
 
+    /// The next event that isn't a ping; `None` when the stream has ended, in good form or not, as
+    /// it does when a server is killed.
+    pub(crate) async fn next_if_any(&mut self) -> Option<Event> {
+        let next = async {
+            loop {
+                match self.try_read().await {
+                    Ok(Some(event)) if event.kind() == "ping" => {}
+                    other => break other.ok().flatten(),
+                }
+            }
+        };
+        within("the next event or the end", next).await
+    }
+
     /// The next event, which must be a ping.
     pub(crate) async fn expect_ping(&mut self) -> Event {
         let event = within("a ping", self.read()).await;
@@ -235,18 +250,23 @@ impl EventStream {
     }
 
     async fn read(&mut self) -> Option<Event> {
+        self.try_read().await.expect("the stream breaks off")
+    }
+
+    /// An error where the connection breaks; what is wrong with the stream itself fails the test.
+    async fn try_read(&mut self) -> io::Result<Option<Event>> {
         loop {
             if let Some(event) = self.parser.pop() {
                 if let Some(id) = &event.id {
                     self.last_event_id.clone_from(id);
                 }
-                return Some(event);
+                return Ok(Some(event));
             }
-            match self.response.chunk().await.expect("the stream breaks off") {
+            match self.response.chunk().await? {
                 Some(bytes) => self.parser.feed(&bytes).unwrap(),
                 None => {
                     self.parser.finish().unwrap();
-                    return None;
+                    return Ok(None);
                 }
             }
         }

@@ -17,6 +17,7 @@ pub(crate) mod payload;
 mod ports;
 mod postgres;
 mod process;
+mod proxy;
 mod server;
 mod settings;
 pub(crate) mod sqlite;
@@ -33,6 +34,7 @@ pub(crate) use nats_credentials::Operator;
 pub(crate) use ports::free_port;
 pub(crate) use postgres::Postgres;
 pub(crate) use process::{Outcome, Process};
+pub(crate) use proxy::Proxy;
 pub(crate) use server::Server;
 pub(crate) use settings::{Settings, shipped_config};
 
