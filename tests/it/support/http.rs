@@ -109,6 +109,9 @@ impl Request {
         };
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_recv_buffer_size(bytes)?;
+        // By the size of segments the server's kernel decides how much to buffer: for the loopback's
+        // 64 KiB that is megabytes for each client, and for this, which networks have, a few dozen KiB.
+        socket.set_tcp_mss(1448)?;
         socket.set_nonblocking(true)?;
         TcpSocket::from_std_stream(socket.into())
             .connect(address)
