@@ -26,6 +26,7 @@ mod nats_security;
 mod publishing;
 mod resume;
 mod routing;
+mod seam;
 mod shutdown;
 mod slow;
 mod stream;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// One thread that serves connections: then a witness that has an event shows that it is one of
 /// those that come before whoever connects next. With several threads each has a position of its
-/// own, and what one replays another sends live; the test of the seam has two.
+/// own, and what one replays another sends live; the tests of the seam have two.
 fn one_thread(nats: &Nats) -> Settings {
     Settings::new().nats(nats).set("server.workers", 1)
 }
@@ -207,84 +207,6 @@ async fn what_is_past_its_time_to_live_is_not_replayed() {
         (stream.next().await.kind() == "new_message").then_some(())
     })
     .await;
-}
-
-/// Clients that break off and come back while events pour in: each gets every event once, in
-/// order, over several chats.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_doubled_at_the_seam() {
-    const CLIENTS: i64 = 10;
-    const EVENTS: usize = 3_000;
-    let nats = Nats::start().await;
-    let users: Vec<i64> = (1..=CLIENTS).collect();
-    let mut settings = Settings::new().nats(&nats).set("server.workers", 2);
-    for chat in 1..=3 {
-        settings = settings.chat(chat, &users);
-    }
-    let server = std::sync::Arc::new(Server::start(settings).await);
-    let backend = nats.backend().await;
-    let mut clients = tokio::task::JoinSet::new();
-    for user in users {
-        let stream = server.connect(user).await;
-        clients.spawn(read_all(
-            std::sync::Arc::clone(&server),
-            user,
-            stream,
-            EVENTS,
-        ));
-    }
-    for number in 0..EVENTS {
-        let chat = (number % 3) as i64 + 1;
-        let payload = payload::chat_message(chat, &number.to_string());
-        let bytes = serde_json::to_vec(&payload).unwrap();
-        backend.send(&chat_subject(chat), bytes).await;
-        if number % 50 == 0 {
-            backend.flush().await;
-        }
-    }
-    backend.flush().await;
-    let mut reconnects = 0;
-    while let Some(client) = clients.join_next().await {
-        reconnects += client.unwrap();
-    }
-    assert!(
-        reconnects > CLIENTS as usize * 10,
-        "{reconnects} reconnects"
-    );
-}
-
-/// Reads until the last event, breaking off every so many; gives the number of reconnects.
-async fn read_all(
-    server: std::sync::Arc<Server>,
-    user: i64,
-    mut stream: EventStream,
-    events: usize,
-) -> usize {
-    let mut expected = 0;
-    let mut reconnects = 0;
-    let mut left = 40 + user as usize * 7;
-    while expected < events {
-        let event = stream.next().await;
-        match event.kind() {
-            "connection_confirmed" => assert_eq!(event.data["recovered"], true),
-            "caught_up" => {}
-            "new_message" => {
-                assert_eq!(content(&event.data), expected.to_string(), "user {user}");
-                expected += 1;
-                left -= 1;
-            }
-            // A reader that fell behind is sent away, and comes back as the others do.
-            "closing" => left = 0,
-            other => panic!("{other}: {}", event.data),
-        }
-        if left == 0 {
-            let last = stream.last_event_id().to_owned();
-            stream = come_back(&server, user, &last).await;
-            reconnects += 1;
-            left = 40 + user as usize * 7;
-        }
-    }
-    reconnects
 }
 
 #[tokio::test]
