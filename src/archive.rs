@@ -16,10 +16,10 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::bus::{Extent, LogError, LogReader, Logged};
+use crate::bus::{LogError, LogReader, Logged};
 use crate::event::decode::{Rules, decode};
 use crate::event::{Epoch, Event, EventId};
-use crate::hub::{Backlog, Comeback, Gap, GapReason, Hub, Interest, Reach, Resume, Segment};
+use crate::hub::{Backlog, Comeback, Gap, GapReason, Hub, Interest, Resume, Segment};
 
 /// Positions in a chunk.
 const CHUNK: u64 = 1_024;
@@ -102,6 +102,19 @@ struct Chunk {
     last: u64,
 }
 
+/// What of the log is searched for one client.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    /// What the client has.
+    after: EventId,
+    /// The log has nothing up to here any more.
+    gone_up_to: u64,
+    /// The search begins here, within the memory, or further on…
+    target: u64,
+    /// … up to the last event that came.
+    head: u64,
+}
+
 impl Archive {
     /// An archive of the log that `log` reads, if there is one, that keeps up to `max_bytes`.
     #[must_use]
@@ -155,11 +168,11 @@ impl Inner {
     ) -> Result<Comeback, LogError> {
         let resume = Resume::After(id);
         self.hub.settled().await;
-        for _ in 0..SEARCHES {
+        for attempt in 1..=SEARCHES {
             let reach = self.hub.reach();
             let (floor, head) = (reach.floor.position(), reach.head.position());
             if id.epoch() != reach.head.epoch() {
-                break;
+                return Ok(resume.into());
             }
             if id.position() > head {
                 return self.ahead(log, id).await;
@@ -167,13 +180,21 @@ impl Inner {
             // What is about to leave the memory is not looked for there.
             let margin = (head - floor) / 16;
             if id.position() >= floor + margin {
-                break;
+                return Ok(resume.into());
             }
             let extent = log.extent().await?;
             if extent.epoch != id.epoch() {
-                break;
+                return Ok(resume.into());
             }
-            let Some(backlog) = self.backlog(log, interest, id, reach, extent).await? else {
+            let stretch = Stretch {
+                after: id,
+                gone_up_to: extent.first.saturating_sub(1),
+                // The memory moves on while this reads, so the two overlap: by half, and by more
+                // where that was not enough.
+                target: head - ((head - floor) >> attempt),
+                head,
+            };
+            let Some(backlog) = self.backlog(log, interest, stretch).await? else {
                 return Ok(Resume::Unreadable.into());
             };
             if backlog.to >= self.hub.reach().floor.position() {
@@ -184,7 +205,9 @@ impl Inner {
                 });
             }
         }
-        Ok(resume.into())
+        Err(LogError::Unavailable(
+            "the memory moves on faster than the log is read".to_owned(),
+        ))
     }
 
     /// A client that comes from an instance that is ahead of this one, or says so.
@@ -196,20 +219,20 @@ impl Inner {
         })
     }
 
-    /// Searches the log from within the memory back to `after`. `None` where something else stands
-    /// there than the client has seen.
+    /// Searches the log from within the memory back to what the client has. `None` where something
+    /// else stands there than the client has seen.
     async fn backlog(
         &self,
         log: &LogReader,
         interest: &Interest,
-        after: EventId,
-        reach: Reach,
-        extent: Extent,
+        stretch: Stretch,
     ) -> Result<Option<Backlog>, LogError> {
-        let (floor, head) = (reach.floor.position(), reach.head.position());
-        // The memory moves on while this reads, so the two overlap by half.
-        let target = floor + (head - floor) / 2;
-        let gone_up_to = extent.first.saturating_sub(1);
+        let Stretch {
+            after,
+            gone_up_to,
+            target,
+            head,
+        } = stretch;
         let begin = after.position().max(gone_up_to);
         let mut search = self.hub.begin_search(interest, target);
         let mut from = (begin == after.position()).then_some(after);
