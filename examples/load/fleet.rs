@@ -1,6 +1,6 @@
 //! All streams of a run: opens them together, and waits for what they are to get.
 
-use std::{collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use jsonwebtoken::{EncodingKey, Header};
@@ -33,9 +33,17 @@ pub(crate) struct Opening {
 }
 
 impl Fleet {
-    /// Opens `streams` streams and returns when each is confirmed or refused.
-    pub(crate) async fn open(options: &Options, streams: usize) -> Result<(Self, Opening)> {
-        let requests = requests(options, streams)?;
+    /// Opens `streams` streams, of `first_user` and those behind, and returns when each is confirmed or
+    /// refused.
+    pub(crate) async fn open(
+        options: &Options,
+        first_user: usize,
+        streams: usize,
+    ) -> Result<(Self, Opening)> {
+        let users = options.users.unwrap_or(streams).max(1);
+        let asking = Asking::new(options);
+        let requests = (first_user..first_user + users).map(|user| asking.request(user, None));
+        let requests: Vec<_> = requests.collect::<Result<_>>()?;
         let desk = Rc::new(Desk::new(options.chat));
         let places = Arc::new(Semaphore::new(options.in_flight.max(1)));
         let mut tasks = JoinSet::new();
@@ -76,20 +84,35 @@ impl Fleet {
     }
 }
 
-/// A request for each user.
-fn requests(options: &Options, streams: usize) -> Result<Vec<Rc<[u8]>>> {
-    let users = options.users.unwrap_or(streams).max(1);
-    let key = EncodingKey::from_secret(options.secret.as_bytes());
-    let expires = now_ns() / 1_000_000_000 + TOKEN_SECONDS;
-    let request = |user| {
-        let claims = json!({ "user_id": user, "exp": expires });
-        let token = jsonwebtoken::encode(&Header::default(), &claims, &key)?;
-        let request = format!(
+/// Makes the requests, with tokens that it signs.
+pub(crate) struct Asking {
+    server: SocketAddr,
+    key: EncodingKey,
+    expires: u64,
+}
+
+impl Asking {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            server: options.server,
+            key: EncodingKey::from_secret(options.secret.as_bytes()),
+            expires: now_ns() / 1_000_000_000 + TOKEN_SECONDS,
+        }
+    }
+
+    /// The request of a user, who may have been here before.
+    pub(crate) fn request(&self, user: usize, last_event_id: Option<&str>) -> Result<Rc<[u8]>> {
+        let claims = json!({ "user_id": user, "exp": self.expires });
+        let token = jsonwebtoken::encode(&Header::default(), &claims, &self.key)?;
+        let mut request = format!(
             "GET /events HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\
-             Authorization: Bearer {token}\r\n\r\n",
-            options.server
+             Authorization: Bearer {token}\r\n",
+            self.server
         );
+        if let Some(id) = last_event_id {
+            request.push_str(&format!("Last-Event-ID: {id}\r\n"));
+        }
+        request.push_str("\r\n");
         Ok(request.into_bytes().into())
-    };
-    (1..=users).map(request).collect()
+    }
 }

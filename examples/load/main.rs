@@ -19,9 +19,11 @@ mod histogram;
 mod process;
 mod publisher;
 mod report;
+mod resume;
 mod scenario;
 mod stream;
 mod tally;
+mod visitors;
 mod wire;
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
@@ -111,6 +113,8 @@ enum Scenario {
         #[arg(long, default_value_t = 32)]
         content: usize,
     },
+    /// Open the streams, end them, publish what they miss, and have all of them come back at once
+    Resume(resume::Resume),
     /// Open the streams and let them be
     Idle {
         /// Duration in seconds

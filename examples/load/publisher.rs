@@ -1,6 +1,6 @@
 //! Publishes messages to a chat through NATS, as a chat backend does. Each carries its number and its time.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use anyhow::{Context, Result};
 use async_nats::Client;
@@ -9,10 +9,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::stream::now_ns;
 
-/// A publisher of messages to one chat.
+/// A publisher of messages, to one chat unless it is told otherwise.
 pub(crate) struct Publisher {
     client: Client,
-    subject: String,
     chat: u64,
     content: String,
 }
@@ -30,7 +29,6 @@ impl Publisher {
             .collect();
         Ok(Self {
             client,
-            subject: format!("fechatter.realtime.chat.{chat}"),
             chat,
             content,
         })
@@ -58,15 +56,42 @@ impl Publisher {
         Ok(self.client.flush().await?)
     }
 
+    /// Publishes evenly spaced events from 0 on, until `done`; returns how many there were.
+    pub(crate) async fn steady_until(&self, rate: u32, done: impl Fn() -> bool) -> Result<u64> {
+        let mut ticks = interval(Duration::from_secs(1) / rate);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut seq = 0;
+        while !done() {
+            ticks.tick().await;
+            self.publish(seq).await?;
+            self.client.flush().await?;
+            seq += 1;
+        }
+        Ok(seq)
+    }
+
+    /// Publishes event `seq` to each of `chats`.
+    pub(crate) async fn each(&self, chats: Range<u64>, seq: u64) -> Result<()> {
+        for chat in chats {
+            self.publish_to(chat, seq).await?;
+        }
+        Ok(self.client.flush().await?)
+    }
+
     async fn publish(&self, seq: u64) -> Result<()> {
+        self.publish_to(self.chat, seq).await
+    }
+
+    async fn publish_to(&self, chat: u64, seq: u64) -> Result<()> {
+        let subject = format!("fechatter.realtime.chat.{chat}");
         Ok(self
             .client
-            .publish(self.subject.clone(), self.payload(seq))
+            .publish(subject, self.payload(chat, seq))
             .await?)
     }
 
-    fn payload(&self, seq: u64) -> Bytes {
-        let Self { chat, content, .. } = self;
+    fn payload(&self, chat: u64, seq: u64) -> Bytes {
+        let content = &self.content;
         let sent = now_ns();
         format!(
             "{{\"MessageReceived\":{{\"message\":{{\"id\":\"{seq}\",\"chat_id\":{chat},\"sender_id\":1,\

@@ -15,18 +15,22 @@ use crate::{
     stream::now_ns,
 };
 
-const MICRO: f64 = 1e6;
+pub(crate) const MICRO: f64 = 1e6;
 
 /// Runs the scenario that the options name.
 pub(crate) async fn run(options: &Options) -> Result<Report> {
     let server = options.server_pid.map(Process::new);
     let mut report = Report::new();
+    if let Scenario::Resume(resume) = options.scenario {
+        resume.run(options, server, &mut report).await?;
+        return Ok(report);
+    }
     // What the first stream ever costs (code paged in, threads, caches) is not what a stream costs.
-    drop(Fleet::open(options, 1).await?);
+    drop(Fleet::open(options, 1, 1).await?);
     let memory_before = settled_rss(server).await?;
 
     let clock = CpuClock::start(server)?;
-    let (fleet, opening) = Fleet::open(options, options.streams).await?;
+    let (fleet, opening) = Fleet::open(options, 1, options.streams).await?;
     report_opening(&mut report, &fleet, &opening, clock.elapsed()?);
 
     match options.scenario {
@@ -52,6 +56,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
             run.report(&mut report)?;
             report.figure("publisher_late_max_ms", late.as_secs_f64() * 1e3, "ms");
         }
+        Scenario::Resume(_) => {}
         Scenario::Burst { events, content } => {
             let publisher = Publisher::connect(&options.nats, options.chat, content).await?;
             let run = Run::start(&fleet, server, events as u64)?;
@@ -114,7 +119,7 @@ impl<'a> Run<'a> {
     }
 }
 
-const QUANTILES: [(&str, f64); 5] = [
+pub(crate) const QUANTILES: [(&str, f64); 5] = [
     ("p50", 0.5),
     ("p90", 0.9),
     ("p99", 0.99),
@@ -122,7 +127,12 @@ const QUANTILES: [(&str, f64); 5] = [
     ("max", 1.0),
 ];
 
-fn report_times(report: &mut Report, name: &str, times: &Histogram, quantiles: &[(&str, f64)]) {
+pub(crate) fn report_times(
+    report: &mut Report,
+    name: &str,
+    times: &Histogram,
+    quantiles: &[(&str, f64)],
+) {
     for (quantile, share) in quantiles {
         let milliseconds = times.quantile(*share) as f64 / 1e6;
         report.figure(&format!("{name}_{quantile}_ms"), milliseconds, "ms");
@@ -179,7 +189,7 @@ fn report_memory(report: &mut Report, before: Option<u64>, after: Option<u64>, s
     report.figure("rss_per_stream_kib", grown / streams.max(1) as f64, "KiB");
 }
 
-fn report_others(report: &mut Report, fleet: &Fleet) {
+pub(crate) fn report_others(report: &mut Report, fleet: &Fleet) {
     for (reason, count) in &*fleet.desk.ended.borrow() {
         report.failure(format!("{count} streams ended: {reason}"));
     }

@@ -42,7 +42,7 @@ pub(crate) struct Stream {
 }
 
 /// Why a stream ended or was refused.
-type Reason = String;
+pub(crate) type Reason = String;
 
 impl Stream {
     pub(crate) fn new(desk: Rc<Desk>, index: usize) -> Self {
@@ -133,7 +133,7 @@ impl Stream {
 }
 
 /// The number and the time of a message of our publisher.
-fn message(event: &[u8]) -> Option<(u64, u64)> {
+pub(crate) fn message(event: &[u8]) -> Option<(u64, u64)> {
     let seq = SEQ.find(event)? + SEQ.needle().len();
     let sent = SENT.find(event)? + SENT.needle().len();
     Some((number(&event[seq..])?, number(&event[sent..])?))
@@ -166,7 +166,7 @@ fn notice(desk: &Desk, event: &[u8]) -> Result<bool, Reason> {
 }
 
 /// Connects. To a server on this machine, from as many addresses as so many ports take.
-async fn connect(server: SocketAddr, index: usize) -> io::Result<TcpStream> {
+pub(crate) async fn connect(server: SocketAddr, index: usize) -> io::Result<TcpStream> {
     if server.is_ipv6() {
         return TcpSocket::new_v6()?.connect(server).await;
     }

@@ -7,6 +7,7 @@ use crate::histogram::Histogram;
 /// What has arrived of the events 0 to `events`, on each of the streams.
 pub(crate) struct Tally {
     events: u64,
+    receiving: u64,
     words: usize,
     /// For each stream, `words` words of bits: the events it has got.
     seen: Vec<u64>,
@@ -31,6 +32,7 @@ impl Tally {
         let words = events.div_ceil(64) as usize;
         Self {
             events,
+            receiving: receiving as u64,
             words,
             seen: vec![0; words * streams],
             next: vec![0; streams],
@@ -42,6 +44,13 @@ impl Tally {
             latency: Histogram::new(),
             last_ns: 0,
         }
+    }
+
+    /// There are only `events` events, fewer than were expected.
+    pub(crate) fn shorten(&mut self, events: u64) {
+        let dropped = self.events.saturating_sub(events);
+        self.missing = self.missing.saturating_sub(dropped * self.receiving);
+        self.events = events;
     }
 
     /// Event `seq`, published at `sent_ns`, was read from `stream` at `now_ns`.
@@ -94,5 +103,9 @@ mod tests {
             (104, 1, 1, 1)
         );
         assert_eq!(tally.latency.quantile(1.0), 10);
+        tally.shorten(100);
+        assert_eq!(tally.missing, 96);
+        tally.shorten(99);
+        assert_eq!(tally.missing, 94);
     }
 }

@@ -1,0 +1,132 @@
+//! The scenario of coming back: all clients are away while events pass, then all come back at once. What
+//! that costs others is measured on a few streams that stay.
+
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use crate::{
+    Options,
+    fleet::Fleet,
+    histogram::Histogram,
+    process::{CpuClock, Process},
+    publisher::Publisher,
+    report::Report,
+    scenario::{MICRO, QUANTILES, report_others, report_times},
+    visitors::{Lobby, Visit},
+};
+
+/// Streams that stay.
+const PROBES: usize = 10;
+
+/// The most events that one storm can take on these, for the books: ten minutes at 1,000 a second.
+const MOST: u64 = 600_000;
+
+/// Bytes of text in each message.
+const CONTENT: usize = 32;
+
+/// Users 1 to `--streams` are the clients, in as many chats behind `--chat` as there are groups: user U
+/// in chat `--chat` + 1 + U modulo `--groups`. The ten users behind them stay, in a chat of their own
+/// behind the groups' chats. All are in `--chat`, too, to which nothing is sent.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Resume {
+    /// Groups that the clients are spread over
+    #[arg(long, default_value_t = 1)]
+    groups: u64,
+    /// Events that each group's clients miss
+    #[arg(long, default_value_t = 100)]
+    missed: u64,
+    /// Events per second to the streams that stay
+    #[arg(long, default_value_t = 200)]
+    rate: u32,
+    /// Seconds for which those are measured before
+    #[arg(long, default_value_t = 5)]
+    seconds: u32,
+}
+
+impl Resume {
+    pub(crate) async fn run(
+        self,
+        options: &Options,
+        server: Option<Process>,
+        report: &mut Report,
+    ) -> Result<()> {
+        ensure!(self.missed > 0, "--missed must be at least 1");
+        let (clients, rate) = (options.streams, self.rate.max(1));
+        let groups = options.chat + 1..options.chat + 1 + self.groups.max(1);
+        let publisher = Publisher::connect(&options.nats, groups.end, CONTENT).await?;
+        let (probes, _) = Fleet::open(options, clients + 1, PROBES).await?;
+
+        let visit = Visit::begin(options, &vec![None; clients], 0).await?;
+        let opened = visit.arrival(options.patience).await;
+        let lobby = Rc::clone(&visit.lobby);
+        let ids = visit.departure(options.patience).await;
+        report_wrong(report, &lobby);
+        report.figure("clients", clients as f64, "");
+        report.figure("first_visit_seconds", opened.as_secs_f64(), "s");
+
+        let quiet = u64::from(rate) * u64::from(self.seconds);
+        probes.expect(quiet);
+        publisher.steady(quiet, rate).await?;
+        probes.wait(options.patience).await;
+        report_live(report, "live_before", &probes);
+
+        for seq in 0..self.missed {
+            publisher.each(groups.clone(), seq).await?;
+        }
+        // When the streams that stay have this, the server has all that came before.
+        probes.expect(1);
+        publisher.burst(1).await?;
+        probes.wait(options.patience).await;
+
+        let clock = CpuClock::start(server)?;
+        probes.expect(MOST);
+        let visit = Visit::begin(options, &ids, self.missed).await?;
+        let back = Cell::new(None);
+        let storm = async { back.set(Some(visit.arrival(options.patience).await)) };
+        let (published, ()) =
+            tokio::join!(publisher.steady_until(rate, || back.get().is_some()), storm);
+        probes.desk.tally.borrow_mut().shorten(published?);
+        probes.wait(options.patience).await;
+        let cpu = clock.elapsed()?;
+        let took = back.get().unwrap_or(Duration::ZERO);
+
+        // What each gets next must be this, and not something that it has already.
+        publisher.each(groups, self.missed).await?;
+        let lobby = Rc::clone(&visit.lobby);
+        visit.departure(options.patience).await;
+        report.figure("missed_by_each", self.missed as f64, "");
+        report_times(report, "caught_up", &lobby.caught_up.borrow(), &QUANTILES);
+        report.figure("resume_seconds", took.as_secs_f64(), "s");
+        if let Some(cpu) = cpu {
+            report.figure("cpu_us_per_resume", cpu * MICRO / clients as f64, "µs");
+        }
+        report_live(report, "live_during", &probes);
+        report_wrong(report, &lobby);
+        report_others(report, &probes);
+        Ok(())
+    }
+}
+
+fn report_live(report: &mut Report, name: &str, probes: &Fleet) {
+    let tally = probes.desk.tally.borrow();
+    let latency: &Histogram = &tally.latency;
+    report.figure(&format!("{name}_samples"), tally.delivered as f64, "");
+    report_times(report, name, latency, &QUANTILES);
+    report.must_be_zero(
+        &format!("{name}_wrong"),
+        tally.missing + tally.doubled + tally.out_of_order + tally.stray,
+    );
+}
+
+fn report_wrong(report: &mut Report, lobby: &Lobby) {
+    let wrong = lobby.wrong.borrow();
+    let sum: usize = wrong.values().sum();
+    if sum > 0 {
+        report.must_be_zero("clients_wrong", sum as u64);
+    }
+    for (reason, count) in &*wrong {
+        report.failure(format!("{count} clients: {reason}"));
+    }
+}
