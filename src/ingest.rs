@@ -187,7 +187,7 @@ impl Ingest {
         match decode(&self.rules, &message.subject, &message.payload, message.at) {
             Ok(decoded) => self.decoded(message, decoded).await,
             // It was rejected, and said so, when it was new.
-            Err(_) if message.passage == Passage::Past => {}
+            Err(_) if message.passage == Passage::Past => self.hub.pass(message.id),
             Err(rejection) => self.reject(message, &rejection),
         }
     }

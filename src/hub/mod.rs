@@ -219,6 +219,13 @@ impl Hub {
         self.0.history.write().push(&Arc::new(event));
     }
 
+    /// Notes a place of the past at which there is no event.
+    pub fn pass(&self, id: Option<EventId>) {
+        if let Some(id) = id {
+            self.0.history.write().pass(id);
+        }
+    }
+
     /// Drops what the history has up to a position, because the log has it no more.
     pub fn forget_up_to(&self, position: u64) {
         self.0.history.write().forget_up_to(position);
