@@ -26,6 +26,7 @@ use crate::hub::admission::{Admission, Quota};
 use crate::ingest::Ingest;
 use crate::membership::Membership;
 use crate::metrics::Metrics;
+use crate::peers::{Peers, instance_name};
 use crate::refresh::Refresh;
 use crate::units::Period;
 
@@ -47,6 +48,7 @@ pub struct Application {
     address: SocketAddr,
     config: Config,
     hub: Hub,
+    peers: Peers,
     health: Health,
     database: Database,
     tasks: JoinSet<RunError>,
@@ -134,6 +136,9 @@ impl Application {
             config.history.archive_bytes.bytes(),
             metrics.archive.clone(),
         );
+        let (peers, peers_task) =
+            Peers::new(instance_name(&machine_name()), bus.calls(), hub.clone());
+        spawn(&mut tasks, "the peers task", peers_task.run());
         if let Some(jwks) = jwks {
             spawn(&mut tasks, "the key set task", run_jwks(jwks));
         }
@@ -145,6 +150,7 @@ impl Application {
             verifier,
             membership,
             archive,
+            peers: peers.clone(),
             bus,
             rules,
             patterns: config.nats.patterns().map_err(ConnectError::from)?,
@@ -160,6 +166,7 @@ impl Application {
             address,
             config,
             hub,
+            peers,
             health,
             database,
             tasks,
@@ -224,6 +231,7 @@ impl Application {
             );
             self.handle.stop(false).await;
         }
+        self.peers.leave().await;
         self.tasks.shutdown().await;
         if tokio::time::timeout(LAST_WORDS, self.database.close())
             .await
@@ -251,6 +259,13 @@ fn raise_file_limit() -> usize {
             USUAL_FILES
         }
     }
+}
+
+/// This machine's name; empty where it can't be found out.
+fn machine_name() -> String {
+    let file = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = file.or_else(|_| std::env::var("HOSTNAME"));
+    name.unwrap_or_default()
 }
 
 /// In development mode, the development key is one of the keys that tokens may be signed with.

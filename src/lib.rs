@@ -14,6 +14,7 @@
 //! | [`ingest`], [`refresh`] | one task from bus to hub; memberships anew after a gap |
 //! | [`hub`] | which sessions listen on which channel; their outboxes; routing |
 //! | [`transport`] | a session as the body of a response |
+//! | [`peers`] | the other instances: who is there, and asking all of them |
 //! | [`auth`] | from a token to an identity |
 //! | [`database`], [`membership`] | the pool, and who is in which chat |
 //! | [`http`] | routes, extractors, errors |
@@ -36,6 +37,7 @@ pub mod hub;
 pub mod ingest;
 pub mod membership;
 pub mod metrics;
+pub mod peers;
 pub mod refresh;
 pub mod secret;
 pub mod telemetry;

@@ -1,12 +1,12 @@
 //! Whom a verified token speaks for and what it allows. Pure.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::event::{Channel, Id, Resource, UserId};
 
 /// Who a client is, as its token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The user.
     pub user: UserId,
@@ -17,7 +17,7 @@ pub struct Identity {
 }
 
 /// The optional claim `notify`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Grant {
     /// Channel patterns that may be listened on.

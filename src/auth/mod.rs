@@ -8,6 +8,7 @@ pub mod development;
 mod identity;
 mod jwks;
 mod keys;
+pub mod tickets;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use config::{AuthConfig, KeyConfig};
 pub use identity::{Grant, Identity};
 pub use jwks::JwksTask;
 pub use keys::KeyError;
+pub use tickets::Tickets;
 
 use identity::ClaimError;
 use jwks::Refresher;
@@ -101,6 +103,9 @@ pub enum TokenError {
     /// It names no usable user or grant.
     #[error("the token can't be used: {0}")]
     Claims(String),
+    /// A ticket that is not known, was used, or is too old.
+    #[error("the ticket is not known: it is good for one stream, within 30 seconds")]
+    Ticket,
     /// The keys could not be fetched yet.
     #[error("the keys to verify tokens with could not be fetched: {0}")]
     KeysUnavailable(String),
@@ -125,6 +130,7 @@ impl TokenError {
             Self::Issuer => "issuer",
             Self::Audience => "audience",
             Self::Claims(_) => "claims",
+            Self::Ticket => "ticket",
             Self::KeysUnavailable(_) => "keys_unavailable",
         }
     }

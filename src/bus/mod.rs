@@ -3,6 +3,7 @@
 //! A bus has two ends. [`Bus`] publishes and tells the bus's state. [`Feed`] is what arrives:
 //! payloads with their place in the log, and notices of gaps. It has one reader, the ingest.
 
+mod calls;
 mod embedded;
 mod keyed_queue;
 mod log;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
+pub use calls::{Answers, Call, Calls};
 pub use embedded::EmbeddedBus;
 pub use nats::jetstream::{Batch, Extent, JetStreamConfig, LogError, LogKind, LogReader, Logged};
 pub use nats::{NatsBus, NatsConfig};
@@ -199,6 +201,15 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.status(),
             Self::Nats(bus) => bus.status(),
+        }
+    }
+
+    /// Reaches the other instances.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        match self {
+            Self::Embedded(_) => Calls::alone(),
+            Self::Nats(bus) => bus.calls(),
         }
     }
 

@@ -137,6 +137,35 @@ impl Frame {
         &self.0.bytes[from..]
     }
 
+    /// The id that the frame moves its client to.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.field("id: ")
+    }
+
+    /// The name of the event; empty where there is none.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.field("event: ").unwrap_or("")
+    }
+
+    /// The event's JSON; empty where there is none.
+    #[must_use]
+    pub fn json(&self) -> Bytes {
+        let bytes = &self.0.bytes;
+        let mark = b"data: ";
+        let start = memchr::memmem::find(bytes, b"\ndata: ").map(|at| at + 1 + mark.len());
+        start.map_or_else(Bytes::new, |start| bytes.slice(start..bytes.len() - 2))
+    }
+
+    /// The value of a field that stands before the data.
+    fn field(&self, name: &str) -> Option<&str> {
+        let lines = self.0.bytes.split(|byte| *byte == b'\n');
+        let head = lines.take_while(|line| !line.starts_with(b"data: "));
+        let mut values = head.filter_map(|line| line.strip_prefix(name.as_bytes()));
+        std::str::from_utf8(values.next()?).ok()
+    }
+
     /// What the frame takes in an outbox, in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -210,6 +239,21 @@ mod tests {
             text(&frame, true),
             format!("event: job.progress\n{unnamed}")
         );
+    }
+
+    #[test]
+    fn a_frame_can_be_taken_apart() {
+        let id = EventId::new(Epoch(7), 3, b"x");
+        let frame = Frame::event(Some(&id), "t", br#"{"a":"id: 1"}"#, Class::Durable, None);
+        assert_eq!(frame.id(), Some(id.to_string().as_str()));
+        assert_eq!(frame.kind(), "t");
+        assert_eq!(frame.json(), r#"{"a":"id: 1"}"#);
+        let retry = Frame::retry(5);
+        assert_eq!(
+            (retry.id(), retry.kind(), retry.json().len()),
+            (None, "", 0)
+        );
+        assert_eq!(Frame::position(&id).id(), Some(id.to_string().as_str()));
     }
 
     #[test]

@@ -62,12 +62,9 @@ async fn open(
     parameters: Query<Parameters>,
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
-    let wanted = Wanted {
-        scope: Scope::Named(permitted(identity, channels)?),
-        // Clients of channels listen for the types that they know.
-        named: true,
-        parameters: parameters.into_inner(),
-    };
+    let scope = Scope::Named(permitted(identity, channels)?);
+    // Clients of channels listen for the types that they know.
+    let wanted = Wanted::sse(scope, true, parameters.into_inner());
     stream::open(request, identity, wanted, parts).await
 }
 
@@ -75,9 +72,7 @@ async fn open(
 fn parse(names: &str) -> Result<Vec<Channel>, ApiError> {
     let mut channels: Vec<Channel> = Vec::new();
     for name in names.split(',') {
-        let decoded = percent_decode_str(name).decode_utf8();
-        let name = decoded.map_err(|_| wrong(format!("{name:?} is not UTF-8, percent-encoded")))?;
-        let channel = channel(&name)?;
+        let channel = decode(name)?;
         if !channels.contains(&channel) {
             channels.push(channel);
         }
@@ -87,6 +82,13 @@ fn parse(names: &str) -> Result<Vec<Channel>, ApiError> {
         }
     }
     Ok(channels)
+}
+
+/// Reads the name of a channel as it stands in an address.
+pub(super) fn decode(name: &str) -> Result<Channel, ApiError> {
+    let decoded = percent_decode_str(name).decode_utf8();
+    let name = decoded.map_err(|_| wrong(format!("{name:?} is not UTF-8, percent-encoded")))?;
+    channel(&name)
 }
 
 fn channel(name: &str) -> Result<Channel, ApiError> {

@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::metrics::Metrics;
 use crate::auth::{Identity, TokenError, Verifier};
 use crate::event::UserId;
+use crate::peers::Peers;
 
 /// The cookie that can carry a token.
 const COOKIE: &str = "access_token";
@@ -23,10 +24,19 @@ const COOKIE: &str = "access_token";
 #[derive(Debug)]
 pub(super) struct Authenticated(pub(super) Identity);
 
+/// The same, where a ticket does not do: it can't be exchanged for another one.
+#[derive(Debug)]
+pub(super) struct ByToken(pub(super) Identity);
+
+/// A request of somebody who may see and end what others do.
+#[derive(Debug)]
+pub(super) struct Admin;
+
 /// The parameters that say who asks.
 #[derive(Debug, Deserialize)]
 struct Parameters {
     access_token: Option<String>,
+    ticket: Option<String>,
     user_id: Option<String>,
 }
 
@@ -36,11 +46,40 @@ impl FromRequest for Authenticated {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
-        Box::pin(async move { authenticate(&request).await.map(Self) })
+        Box::pin(async move { authenticate(&request, true).await.map(Self) })
     }
 }
 
-async fn authenticate(request: &HttpRequest) -> Result<Identity, ApiError> {
+impl FromRequest for ByToken {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move { authenticate(&request, false).await.map(Self) })
+    }
+}
+
+impl FromRequest for Admin {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let identity = authenticate(&request, false).await?;
+            if identity.grant.admin {
+                Ok(Self)
+            } else {
+                Err(ApiError::Forbidden(
+                    "this takes the claim notify.admin".into(),
+                ))
+            }
+        })
+    }
+}
+
+async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity, ApiError> {
     let (Some(verifier), Some(metrics)) = (
         request.app_data::<Data<Verifier>>(),
         request.app_data::<Data<Metrics>>(),
@@ -66,14 +105,24 @@ async fn authenticate(request: &HttpRequest) -> Result<Identity, ApiError> {
         }
         return unverified(parameters.user_id);
     }
-    let verified = match token(request, parameters.access_token) {
-        Some(token) => verifier.verify(&token).await,
-        None => Err(TokenError::Missing),
+    let ticket = parameters.ticket.filter(|_| by_ticket);
+    let verified = match (ticket, token(request, parameters.access_token)) {
+        (Some(ticket), _) => redeem(request, &ticket).await,
+        (None, Some(token)) => verifier.verify(&token).await,
+        (None, None) => Err(TokenError::Missing),
     };
     verified.map_err(|error| {
         metrics.refused(&error);
         ApiError::Token(error)
     })
+}
+
+/// Whom a ticket is for, which any instance may have given.
+async fn redeem(request: &HttpRequest, ticket: &str) -> Result<Identity, TokenError> {
+    let peers = request
+        .app_data::<Data<Peers>>()
+        .ok_or(TokenError::Ticket)?;
+    peers.redeem(ticket).await.ok_or(TokenError::Ticket)
 }
 
 /// The header first, since it can't be sent by accident; then the parameter, which `EventSource`

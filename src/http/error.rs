@@ -52,6 +52,9 @@ pub enum ApiError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// Too much of something is open for the moment.
+    #[error("the server is busy")]
+    Busy,
     /// The user publishes too much.
     #[error("more messages than may be published")]
     TooMany {
@@ -148,7 +151,7 @@ impl ResponseError for ApiError {
             Self::Publish(PublishError::Subject(_)) | Self::Rejected(_) | Self::Invalid { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            Self::Publish(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Publish(_) | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -16,12 +16,8 @@ pub(super) async fn stream(
     parameters: Query<Parameters>,
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
-    let wanted = Wanted {
-        scope: Scope::Own,
-        // Chat clients read everything in `onmessage`.
-        named: false,
-        parameters: parameters.into_inner(),
-    };
+    // Chat clients read everything in `onmessage`.
+    let wanted = Wanted::sse(Scope::Own, false, parameters.into_inner());
     stream::open(&request, &identity, wanted, parts).await
 }
 

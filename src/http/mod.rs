@@ -6,6 +6,7 @@
 mod bus;
 mod channels;
 mod config;
+mod connections;
 mod cors;
 mod credentials;
 mod development;
@@ -16,6 +17,7 @@ mod messages;
 mod metrics;
 mod outgoing;
 mod pages;
+mod poll;
 mod rate;
 mod stream;
 
@@ -39,6 +41,7 @@ use crate::bus::subject::Pattern;
 use crate::event::decode::Rules;
 use crate::hub::{Hub, LocalHub};
 use crate::membership::Membership;
+use crate::peers::Peers;
 
 /// The largest request body, in bytes: a payload of the default limit in its longest escaping.
 const MAX_BODY: usize = 1024 * 1024;
@@ -65,6 +68,8 @@ pub struct Parts {
     pub patterns: Vec<Pattern>,
     /// Admits connections.
     pub hub: Hub,
+    /// Knows the other instances.
+    pub peers: Peers,
     /// Says how much may be published.
     pub rate: PublishRate,
     /// Counts what the HTTP layer does.
@@ -88,6 +93,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.rules))
         .app_data(Data::new(parts.patterns))
         .app_data(Data::new(parts.hub))
+        .app_data(Data::new(parts.peers))
         .app_data(Data::new(parts.rate))
         .app_data(Data::new(parts.metrics))
         .app_data(Data::new(parts.exporter))
@@ -101,6 +107,10 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
                 .error_handler(error::json),
         )
         .service(readable_stream("/events", || web::get().to(events::stream)))
+        .service(readable("/events/poll", || web::get().to(poll::poll)))
+        .service(resource("/events/ticket", "POST, OPTIONS", |r| {
+            r.route(web::post().to(poll::ticket))
+        }))
         .service(readable_stream("/sse/stream/{channels:.*}", || {
             web::get().to(channels::stream)
         }))
@@ -124,6 +134,31 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .service(resource("/api/v1/messages/batch", "POST, OPTIONS", |r| {
             r.app_data(web::PayloadConfig::new(messages::MAX_BATCH_BODY))
                 .route(web::post().to(messages::batch))
+        }))
+        .service(resource(
+            "/api/v1/connections",
+            "GET, DELETE, OPTIONS",
+            |r| {
+                r.route(web::get().to(connections::list))
+                    .route(web::delete().to(connections::end_user))
+            },
+        ))
+        .service(readable("/api/v1/connections/stats", || {
+            web::get().to(connections::stats)
+        }))
+        .service(resource(
+            "/api/v1/connections/{id}",
+            "DELETE, OPTIONS",
+            |r| r.route(web::delete().to(connections::end)),
+        ))
+        .service(readable("/api/v1/channels", || {
+            web::get().to(connections::active)
+        }))
+        .service(readable("/api/v1/channels/{channel}", || {
+            web::get().to(connections::listeners)
+        }))
+        .service(readable("/api/sse/stats", || {
+            web::get().to(connections::sse_stats)
         }))
         .service(resource("/api/dev/users", "GET, OPTIONS", |r| {
             r.route(web::get().to(development::users))

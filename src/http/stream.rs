@@ -14,7 +14,9 @@ use super::error::ApiError;
 use crate::archive::Archive;
 use crate::auth::{Identity, Verifier};
 use crate::event::{ChatId, Timestamp};
-use crate::hub::{Hub, LocalHub, Opening, Resume, Scope, connection_span};
+use crate::hub::{
+    Client, Hub, LocalHub, Opening, Resume, Scope, SessionStream, Transport, connection_span,
+};
 use crate::membership::Membership;
 use crate::transport::sse;
 
@@ -44,10 +46,25 @@ pub(super) type Parts = (
 pub(super) struct Wanted {
     /// What to listen on.
     pub(super) scope: Scope,
-    /// Whether events have names where the client does not say.
+    /// How.
+    pub(super) transport: Transport,
+    /// Whether events have names.
     pub(super) named: bool,
-    /// The stream's own parameters.
-    pub(super) parameters: Parameters,
+    /// Where the client says that it was, besides the header.
+    pub(super) last_event_id: Option<String>,
+}
+
+impl Wanted {
+    /// A stream of Server-Sent Events; `named` is whether events have names where the client does
+    /// not say.
+    pub(super) fn sse(scope: Scope, named: bool, parameters: Parameters) -> Self {
+        Self {
+            scope,
+            transport: Transport::Sse,
+            named: parameters.named.unwrap_or(named),
+            last_event_id: parameters.last_event_id,
+        }
+    }
 }
 
 /// Opens a stream for a client that may have it.
@@ -57,6 +74,17 @@ pub(super) async fn open(
     wanted: Wanted,
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
+    let session = session(request, identity, wanted, parts).await?;
+    Ok(sse::response(session))
+}
+
+/// Opens the session that a stream or a poll reads.
+pub(super) async fn session(
+    request: &HttpRequest,
+    identity: &Identity,
+    wanted: Wanted,
+    parts: Parts,
+) -> Result<SessionStream, ApiError> {
     let connection_id = Uuid::new_v4();
     let span = connection_span(connection_id, &identity.user);
     open_as(request, identity, wanted, parts, connection_id)
@@ -70,17 +98,23 @@ async fn open_as(
     wanted: Wanted,
     (local, hub, membership, archive, verifier): Parts,
     connection_id: Uuid,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<SessionStream, ApiError> {
     let Wanted {
         scope,
+        transport,
         named,
-        parameters,
+        last_event_id,
     } = wanted;
     let permit = hub.admission().admit(&identity.user)?;
     info!(agent = agent(request), "connected");
     let opening = Opening {
-        named: parameters.named.unwrap_or(named),
+        named,
         scope: scope.clone(),
+        client: Client {
+            transport,
+            remote: request.peer_addr().map(|peer| peer.to_string().into()),
+            user_agent: agent(request).into(),
+        },
         expires_at: deadline(identity, verifier.leeway_secs()),
         connection_id,
         permit,
@@ -88,7 +122,7 @@ async fn open_as(
     // Registered before the look-up, so that a join or leave in between is not missed.
     let pending = local.register(&identity.user, opening);
     let chats = chats(&scope, identity, &membership).await?;
-    let resume = resume(request, parameters.last_event_id.as_deref());
+    let resume = resume(request, last_event_id.as_deref());
     let interest = scope.interest(&identity.user, chats.clone());
     let comeback = archive.look_up(&interest, resume).await;
     let (stream, chats) = pending.activate(chats, comeback).await;
@@ -99,7 +133,7 @@ async fn open_as(
             "registered"
         ),
     }
-    Ok(sse::response(stream))
+    Ok(stream)
 }
 
 /// The chats that the stream listens on as its user's: all of them, or those that were asked for,

@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use serde::{Deserialize, Serialize};
+
 use super::notice::End;
 use super::replay::Replay;
 
@@ -37,7 +39,26 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// What an instance has done since it began.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Events handed to connections, once per session.
+    pub events: u64,
+    /// Bytes of frames handed to connections.
+    pub bytes: u64,
+    /// Sessions that ended because their client read too slowly.
+    pub slow_consumers: u64,
+}
+
 impl Metrics {
+    pub(super) fn totals(&self) -> Totals {
+        Totals {
+            events: self.delivered.get(),
+            bytes: self.bytes.get(),
+            slow_consumers: self.ended_by(End::SlowConsumer).get(),
+        }
+    }
+
     /// Registers the counters under their public names.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("connections", "Streams open now", self.connections.clone());

@@ -7,6 +7,7 @@
 
 pub mod admission;
 mod history;
+mod inspect;
 mod metrics;
 mod notice;
 mod outbox;
@@ -34,7 +35,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Level, debug, enabled};
 
 pub use history::HistoryConfig;
-pub use metrics::Metrics;
+pub use inspect::{
+    Client, Connection, Filter, Finding, Listeners, Question, Stats, Target, Transport,
+};
+pub use metrics::{Metrics, Totals};
 pub use notice::{End, Gap, GapReason};
 pub use replay::{Backlog, Comeback, Resume, Search};
 pub use scope::{Interest, NamedChannels, Scope};
@@ -51,6 +55,9 @@ use shard::Shard;
 /// Commands that wait for one shard. A full inbox makes the ingest wait, never the publisher: the
 /// bus has its own bounded queue before it.
 const INBOX: usize = 1_024;
+
+/// More shards than any machine has, so that none waits to answer.
+const SHARDS: usize = 4_096;
 
 /// The most commands that a shard handles before it lets its connections write. Half an outbox, in
 /// events or bytes, is a bound, too: a burst must not end sessions that read as fast as they are
@@ -115,6 +122,7 @@ enum Command {
     /// Asks for the users of all live sessions, whose chats are then looked up again.
     BeginRefresh(mpsc::Sender<Vec<UserId>>),
     FinishRefresh(Arc<(UserId, Vec<ChatId>)>),
+    Find(Arc<Question>, mpsc::Sender<Finding>),
 }
 
 /// Counts an event's recipients over all shards, and logs the sum when the last one is done.
@@ -311,6 +319,27 @@ impl Hub {
         self.send(&command, None).await;
     }
 
+    /// Finds something out about the sessions of all shards.
+    pub async fn find(&self, question: Question) -> Finding {
+        let question = Arc::new(question);
+        let (sender, mut answers) = mpsc::channel(SHARDS);
+        let command = Command::Find(Arc::clone(&question), sender);
+        self.send(&command, None).await;
+        // The shards have clones; without this one the last of them ends the answers.
+        drop(command);
+        let mut found = question.nothing();
+        while let Some(more) = answers.recv().await {
+            found = found.merge(more, question.limit());
+        }
+        found
+    }
+
+    /// What this instance has done so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.0.metrics.totals()
+    }
+
     /// Comes back when a shard has ended, which none does while its thread serves connections.
     pub async fn shard_ended(&self) {
         self.0.shard_ended.cancelled().await;
@@ -393,6 +422,11 @@ impl ShardTask {
                     let own = self.hub.0.borrow_mut().begin_refresh();
                     // Whoever asked has gone: then nobody finishes it either.
                     let _ = users.send(own).await;
+                }
+                Command::Find(question, answers) => {
+                    let found = self.hub.0.borrow_mut().find(&question, now);
+                    // Whoever asked may have gone.
+                    let _ = answers.try_send(found);
                 }
                 Command::FinishRefresh(chats) => {
                     let (user, chats) = &*chats;

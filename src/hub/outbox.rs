@@ -123,6 +123,18 @@ impl Outbox {
         Some(Batch { bytes, events })
     }
 
+    /// Takes at most so many frames, without those past their time to live.
+    pub(super) fn take_frames(&mut self, most: usize, now: impl Fn() -> Timestamp) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while frames.len() < most
+            && let Some(frame) = self.pop(&now)
+        {
+            frames.push(frame);
+        }
+        self.give_back_memory();
+        frames
+    }
+
     /// Drops everything that waits; says how many frames that were.
     pub(super) fn clear(&mut self) -> usize {
         let dropped = self.frames.len();

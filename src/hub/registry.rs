@@ -179,6 +179,21 @@ impl<S> Registry<S> {
             .collect()
     }
 
+    /// The sessions that listen on a channel.
+    #[must_use]
+    pub fn listeners_on(&self, channel: &Channel) -> Vec<SessionKey> {
+        let index = self.channels.get(channel);
+        index.map_or_else(Vec::new, |index| {
+            self.listeners[*index as usize].sessions.clone()
+        })
+    }
+
+    /// The channels that somebody listens on, with the number of listeners, in no order.
+    pub fn channels(&self) -> impl Iterator<Item = (&Channel, usize)> {
+        let listeners = self.listeners.iter();
+        listeners.map(|(_, listeners)| (&listeners.channel, listeners.sessions.len()))
+    }
+
     /// What a session carries.
     pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut S> {
         let member = self.sessions.get_mut(key.index())?;

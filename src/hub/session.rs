@@ -7,6 +7,7 @@ use tracing::{Span, info_span};
 use uuid::Uuid;
 
 use super::admission::Permit;
+use super::inspect::Client;
 use super::notice::End;
 use super::outbox::Outbox;
 use super::scope::{NamedChannels, Scope};
@@ -19,6 +20,8 @@ pub struct Opening {
     pub named: bool,
     /// What the client listens on.
     pub scope: Scope,
+    /// What is known about the client.
+    pub client: Client,
     /// When the token ends, by the monotonic clock; `None` for a session without a token.
     pub expires_at: Option<Instant>,
     /// The connection's name, for clients and logs.
@@ -45,6 +48,7 @@ pub(super) struct Session {
     pub(super) named: bool,
     /// `None` for the user's own stream, which most are.
     pub(super) named_channels: Option<Box<NamedChannels>>,
+    pub(super) client: Client,
     pub(super) phase: Phase,
     pub(super) outbox: Outbox,
     /// Up to this position the client has everything, by an earlier stream on another shard.
@@ -94,6 +98,7 @@ impl Session {
                 Scope::Own => None,
                 Scope::Named(named) => Some(Box::new(named)),
             },
+            client: opening.client,
             phase: Phase::Pending(Vec::new()),
             outbox: Outbox::default(),
             has_up_to: 0,
@@ -113,6 +118,11 @@ impl Session {
 
     pub(super) fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live)
+    }
+
+    /// Whether it receives nothing any more.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending(_))
     }
 
     /// What the session listens on.

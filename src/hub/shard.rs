@@ -6,8 +6,9 @@
 //! its bounded inbox only.
 //!
 //! This file has what events and the clock do to sessions; `sessions.rs` how sessions come, go and
-//! change.
+//! change; `find.rs` what is known about them.
 
+mod find;
 mod sessions;
 
 use std::sync::Arc;
@@ -281,6 +282,32 @@ impl Shard {
             return Poll::Ready(Some(batch.bytes));
         }
         session.waiting_since = None;
+        if matches!(session.phase, Phase::Ending(_)) {
+            return Poll::Ready(None);
+        }
+        session.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// As [`Shard::poll`], but whole frames.
+    pub(super) fn poll_frames(
+        &mut self,
+        key: SessionKey,
+        context: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<Option<Vec<Frame>>> {
+        let Some(session) = self.registry.get_mut(key) else {
+            return Poll::Ready(None);
+        };
+        session.waiting_since = None;
+        let frames = session.outbox.take_frames(most, Timestamp::now);
+        if !frames.is_empty() {
+            let events = frames.iter().filter(|frame| frame.is_event()).count() as u64;
+            session.events_sent += events;
+            let bytes = frames.iter().map(Frame::len).sum::<usize>();
+            self.metrics.written(events, bytes as u64);
+            return Poll::Ready(Some(frames));
+        }
         if matches!(session.phase, Phase::Ending(_)) {
             return Poll::Ready(None);
         }

@@ -12,7 +12,7 @@ use super::registry::SessionKey;
 use super::replay::{Comeback, Resume};
 use super::session::Opening;
 use super::shard::Shard;
-use crate::event::{ChatId, UserId};
+use crate::event::{ChatId, Frame, UserId};
 
 /// How often a thread may do something else before a client is told that its position is of another
 /// epoch. One turn is what it takes, unless the history is just being filled.
@@ -84,6 +84,19 @@ impl SessionStream {
     /// The next piece; `None` once the session has ended and its last frame was handed over.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         self.0.hub.0.borrow_mut().poll(self.0.key, context)
+    }
+}
+
+impl SessionStream {
+    /// The next frames, at most so many; `None` once the session has ended and the last was handed
+    /// over.
+    pub fn poll_frames(
+        &mut self,
+        context: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<Option<Vec<Frame>>> {
+        let mut shard = self.0.hub.0.borrow_mut();
+        shard.poll_frames(self.0.key, context, most)
     }
 }
 

@@ -22,6 +22,8 @@ pub struct NatsConfig {
     pub subjects: Vec<String>,
     /// Subjects below this prefix name the channel of a payload that names none.
     pub channel_prefix: String,
+    /// Below this subject the instances talk among themselves.
+    pub peers: String,
     /// Whether an unreachable NATS stops the start, instead of being waited for.
     pub required_at_start: bool,
     /// Messages that wait in the client library before it drops them, for each subscription.
@@ -56,6 +58,7 @@ impl Default for NatsConfig {
                 "fechatter.chat.>".to_owned(),
             ],
             channel_prefix: "fechatter.realtime".to_owned(),
+            peers: "notify.peers".to_owned(),
             required_at_start: false,
             pending_limit: 65_536,
             tls: TlsConfig::default(),

@@ -30,7 +30,7 @@ use self::core::CoreTask;
 use super::log::LocalLog;
 use super::receipts::Receipts;
 use super::subject::{Pattern, SubjectError};
-use super::{Feed, PublishError, Status, StatusCell};
+use super::{Calls, Feed, PublishError, Status, StatusCell};
 use crate::event::{EventId, Timestamp};
 use connection::Connection;
 use jetstream::{JetStreamConfig, LogError, LogMetrics, LogReader, LogTask};
@@ -46,6 +46,7 @@ pub struct NatsBus {
     origin: EventId,
     log: Option<LogReader>,
     receipts: Receipts,
+    calls: Calls,
 }
 
 /// What the NATS bus counts.
@@ -117,6 +118,7 @@ pub async fn open(
         origin: local.last(),
         log: None,
         receipts: Receipts::default(),
+        calls: Calls::through(connection.client().clone(), &config.peers),
     };
     let receipts = bus.receipts.clone();
     let subscriptions = select_all(subscribers);
@@ -212,6 +214,10 @@ impl NatsBus {
 
     pub(super) fn origin(&self) -> EventId {
         self.origin
+    }
+
+    pub(super) fn calls(&self) -> Calls {
+        self.calls.clone()
     }
 
     pub(super) fn log(&self) -> Option<&LogReader> {

@@ -1,0 +1,184 @@
+//! Questions about the sessions of a hub, and ending them. Questions and findings can be sent to
+//! other instances and merged.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Channel, Timestamp, UserId};
+
+/// How a client is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// Server-Sent Events.
+    Sse,
+    /// Long poll.
+    Poll,
+}
+
+/// What is known about whom a session serves.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// How it is connected.
+    pub transport: Transport,
+    /// Where it connects from.
+    pub remote: Option<Box<str>>,
+    /// What it says that it is.
+    pub user_agent: Box<str>,
+}
+
+/// What to find out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// Who is connected.
+    Connections(Filter),
+    /// How many are connected to what.
+    Stats,
+    /// Which channels have listeners, in the order of their names.
+    Channels {
+        /// Behind this one.
+        after: Option<String>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// End sessions.
+    End(Target),
+}
+
+/// Which connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Of this user only.
+    pub user: Option<UserId>,
+    /// Listening on this channel only.
+    pub channel: Option<Channel>,
+    /// Behind this connection id, in their order.
+    pub after: Option<String>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Whose sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The one of this connection.
+    Connection(String),
+    /// All of this user.
+    User(UserId),
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// Connections in the order of their ids.
+    Connections(Vec<Connection>),
+    /// Numbers.
+    Stats(Stats),
+    /// Channels in the order of their names, with the number of listeners.
+    Channels(BTreeMap<String, usize>),
+    /// How many sessions were ended.
+    Ended(usize),
+}
+
+/// Somebody who is connected.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Connection {
+    /// The connection's name.
+    pub connection_id: String,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// What it listens on; the first hundred.
+    pub channels: Vec<Channel>,
+    /// How many that are in all.
+    pub channel_count: usize,
+    /// How it is connected.
+    pub transport: Transport,
+    /// Where it connects from.
+    pub remote: Option<String>,
+    /// What the client says that it is.
+    pub user_agent: String,
+    /// Since when.
+    pub connected_at: Timestamp,
+    /// Events that were written to it.
+    pub sent: u64,
+}
+
+/// Sessions and channels in numbers.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Stats {
+    /// Connections.
+    pub connections: usize,
+    /// By resource: how many channels have listeners, and how many listeners they have.
+    pub resources: BTreeMap<String, Listeners>,
+}
+
+/// Channels of one resource.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Listeners {
+    /// Channels that somebody listens on.
+    pub channels: usize,
+    /// Listeners, counted once for each channel.
+    pub listeners: usize,
+}
+
+impl Finding {
+    /// Puts two findings of the same question together; `limit` is the question's.
+    #[must_use]
+    pub fn merge(self, other: Self, limit: usize) -> Self {
+        match (self, other) {
+            (Self::Connections(mut all), Self::Connections(more)) => {
+                all.extend(more);
+                all.sort_by(|a, b| a.connection_id.cmp(&b.connection_id));
+                all.truncate(limit);
+                Self::Connections(all)
+            }
+            (Self::Stats(mut all), Self::Stats(more)) => {
+                all.connections += more.connections;
+                for (resource, listeners) in more.resources {
+                    let sum = all.resources.entry(resource).or_default();
+                    sum.channels += listeners.channels;
+                    sum.listeners += listeners.listeners;
+                }
+                Self::Stats(all)
+            }
+            (Self::Channels(mut all), Self::Channels(more)) => {
+                for (channel, listeners) in more {
+                    *all.entry(channel).or_default() += listeners;
+                }
+                while all.len() > limit {
+                    all.pop_last();
+                }
+                Self::Channels(all)
+            }
+            (Self::Ended(one), Self::Ended(other)) => Self::Ended(one + other),
+            (first, _) => first,
+        }
+    }
+}
+
+impl Question {
+    /// What nobody has found anything about.
+    #[must_use]
+    pub fn nothing(&self) -> Finding {
+        match self {
+            Self::Connections(_) => Finding::Connections(Vec::new()),
+            Self::Stats => Finding::Stats(Stats::default()),
+            Self::Channels { .. } => Finding::Channels(BTreeMap::new()),
+            Self::End(_) => Finding::Ended(0),
+        }
+    }
+
+    /// The most that is asked for.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        match self {
+            Self::Connections(filter) => filter.limit,
+            Self::Channels { limit, .. } => *limit,
+            Self::Stats | Self::End(_) => usize::MAX,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What a shard knows about its sessions, for those who ask.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::Shard;
+use crate::event::Timestamp;
+use crate::hub::inspect::{Connection, Filter, Finding, Question, Stats, Target};
+use crate::hub::notice::End;
+use crate::hub::registry::SessionKey;
+
+/// The most channels of a connection that are listed.
+const LISTED_CHANNELS: usize = 100;
+
+/// The most resources that are counted for themselves; clients choose their names.
+const RESOURCES: usize = 100;
+
+impl Shard {
+    /// Answers for the sessions of this shard.
+    pub(in crate::hub) fn find(&mut self, question: &Question, now: Instant) -> Finding {
+        match question {
+            Question::Connections(filter) => Finding::Connections(self.connections(filter, now)),
+            Question::Stats => Finding::Stats(self.stats()),
+            Question::Channels { after, limit } => {
+                Finding::Channels(self.channels(after.as_deref(), *limit))
+            }
+            Question::End(target) => Finding::Ended(self.end_target(target, now)),
+        }
+    }
+
+    fn connections(&mut self, filter: &Filter, now: Instant) -> Vec<Connection> {
+        let keys = match (&filter.user, &filter.channel) {
+            (_, Some(channel)) => self.registry.listeners_on(channel),
+            _ => self.registry.keys(),
+        };
+        let mut found: Vec<(String, SessionKey)> = Vec::new();
+        for key in keys {
+            let of_user = filter.user.as_ref();
+            if of_user.is_some_and(|user| self.registry.user_of(key) != Some(user)) {
+                continue;
+            }
+            let Some(session) = self.registry.get_mut(key) else {
+                continue;
+            };
+            let id = session.connection_id.simple().to_string();
+            if session.is_live() && filter.after.as_ref().is_none_or(|after| id > *after) {
+                found.push((id, key));
+            }
+        }
+        found.sort_unstable();
+        found.truncate(filter.limit);
+        found
+            .into_iter()
+            .filter_map(|(id, key)| self.connection(id, key, now))
+            .collect()
+    }
+
+    fn connection(&mut self, id: String, key: SessionKey, now: Instant) -> Option<Connection> {
+        let mut channels = self.registry.channels_of(key);
+        channels.sort_unstable_by_key(ToString::to_string);
+        let channel_count = channels.len();
+        channels.truncate(LISTED_CHANNELS);
+        let user_id = self.registry.user_of(key)?.clone();
+        let session = self.registry.get_mut(key)?;
+        let age = now.saturating_duration_since(session.opened_at);
+        Some(Connection {
+            connection_id: id,
+            user_id,
+            channels,
+            channel_count,
+            transport: session.client.transport,
+            remote: session.client.remote.as_deref().map(str::to_owned),
+            user_agent: session.client.user_agent.to_string(),
+            connected_at: Timestamp::now().before(age),
+            sent: session.events_sent,
+        })
+    }
+
+    fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            connections: self.registry.len(),
+            resources: BTreeMap::new(),
+        };
+        for (channel, listeners) in self.registry.channels() {
+            let name = channel.resource().as_str();
+            let name = match stats.resources.contains_key(name) {
+                false if stats.resources.len() >= RESOURCES => "other",
+                _ => name,
+            };
+            let sum = stats.resources.entry(name.to_owned()).or_default();
+            sum.channels += 1;
+            sum.listeners += listeners;
+        }
+        stats
+    }
+
+    fn channels(&self, after: Option<&str>, limit: usize) -> BTreeMap<String, usize> {
+        let mut found = BTreeMap::new();
+        for (channel, listeners) in self.registry.channels() {
+            let name = channel.to_string();
+            if after.is_none_or(|after| name.as_str() > after) {
+                found.insert(name, listeners);
+            }
+            if found.len() > limit {
+                found.pop_last();
+            }
+        }
+        found
+    }
+
+    fn end_target(&mut self, target: &Target, now: Instant) -> usize {
+        let mut ended = 0;
+        for key in self.registry.keys() {
+            let user = self.registry.user_of(key).cloned();
+            let Some(session) = self.registry.get_mut(key) else {
+                continue;
+            };
+            let meant = match target {
+                Target::Connection(id) => session.connection_id.simple().to_string() == *id,
+                Target::User(wanted) => user.as_ref() == Some(wanted),
+            };
+            if meant && !session.is_ending() {
+                self.end(key, End::Disconnected, now);
+                ended += 1;
+            }
+        }
+        ended
+    }
+}
