@@ -178,6 +178,14 @@ async fn the_storage_of_a_stream_of_its_own_can_not_change_and_that_is_said() {
 }
 
 #[tokio::test]
+async fn more_replicas_than_there_are_servers_stop_the_start() {
+    let nats = Nats::start().await;
+    let settings = Settings::new().nats(&nats).set("jetstream.replicas", 3);
+    let says = refused(&settings).await;
+    assert!(says.contains("replicas"), "{says}");
+}
+
+#[tokio::test]
 async fn another_stream_that_has_the_subjects_stops_the_start_and_is_named() {
     let nats = Nats::start().await;
     let jetstream = nats.backend().await.jetstream();
@@ -303,6 +311,7 @@ async fn a_request_on_a_subject_of_the_log_is_answered_by_its_responder_alone() 
         .publish_with_reply(chat_subject(5), inbox, payload.into())
         .await
         .unwrap();
+    asking.flush().await;
     let question = within("the question", questions.next()).await.unwrap();
     // The stream has taken the question, and would have said so by now.
     answering.logged(1).await;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 
 use serde_json::Value;
 
@@ -220,6 +221,23 @@ impl EventStream {
             }
         };
         within("the next event or the end", next).await
+    }
+
+    /// The next events that aren't pings, which must be chat messages that say the numbers of this
+    /// range, each with an id. Gives the last id.
+    pub(crate) async fn expect_count(&mut self, numbers: Range<u64>) -> String {
+        for number in numbers {
+            let event = self.expect_message(&number.to_string()).await;
+            assert!(event.id.is_some(), "{number} has no id");
+        }
+        self.last_event_id.clone()
+    }
+
+    /// The next event that isn't a ping, which must be a gap for this reason.
+    pub(crate) async fn expect_gap(&mut self, reason: &str) -> Event {
+        let gap = self.expect_type("gap").await;
+        assert_eq!(gap.data["reason"], reason, "{}", gap.data);
+        gap
     }
 
     /// The next event, which must be a ping.

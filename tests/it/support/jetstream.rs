@@ -1,7 +1,9 @@
 //! The log as a backend, or somebody who meddles with it, sees it.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream::{self, context::ContextBuilder, stream};
 use serde_json::Value;
 
 use super::nats::Backend;
@@ -13,7 +15,10 @@ pub(crate) const STREAM: &str = "NOTIFY";
 
 impl Backend {
     pub(crate) fn jetstream(&self) -> jetstream::Context {
-        jetstream::new(self.client().clone())
+        // A cluster that elects a leader does not answer; whoever asks then, asks again.
+        ContextBuilder::new()
+            .timeout(Duration::from_secs(2))
+            .build(self.client().clone())
     }
 
     /// Says something to whoever is in a chat.
@@ -65,8 +70,8 @@ impl Backend {
             .clone()
     }
 
-    /// Waits until the log has positions up to `last`. What a flush confirms has reached the
-    /// server, and not yet the stream.
+    /// Waits until the log has positions up to `last`. What was flushed has reached the server, and
+    /// perhaps not the stream yet.
     pub(crate) async fn logged(&self, last: u64) {
         eventually(&format!("the log to reach {last}"), || async {
             (self.stream_info().await.state.last_sequence >= last).then_some(())

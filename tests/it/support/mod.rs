@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+mod cluster;
 mod event_stream;
 mod http;
 mod http_stub;
@@ -23,6 +24,7 @@ mod settings;
 pub(crate) mod sqlite;
 pub(crate) mod tokens;
 
+pub(crate) use cluster::Cluster;
 pub(crate) use event_stream::{Event, EventStream, Parser};
 pub(crate) use http::{Request, Response};
 pub(crate) use http_stub::HttpStub;

@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, Subscriber};
+use futures_util::StreamExt as _;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::Mutex;
 
 use super::ports::free_port;
 use super::process::Process;
@@ -23,7 +25,12 @@ pub(crate) struct Nats {
 }
 
 /// A publisher, as the chat backend is one.
-pub(crate) struct Backend(Client);
+pub(crate) struct Backend {
+    client: Client,
+    /// Messages of this client to itself.
+    echoes: Mutex<Subscriber>,
+    echo_subject: String,
+}
 
 impl Nats {
     /// An address at which nobody listens yet.
@@ -123,12 +130,18 @@ pub(super) fn nats_server(port: u16, store: &Path) -> Command {
 impl Backend {
     /// A backend at a server that is there.
     pub(super) async fn at(url: &str, options: ConnectOptions) -> Self {
-        let client = within("NATS", options.connect(url)).await;
-        Self(client.unwrap())
+        let client = within("NATS", options.connect(url)).await.unwrap();
+        let echo_subject = client.new_inbox();
+        let echoes = client.subscribe(echo_subject.clone()).await.unwrap();
+        Self {
+            client,
+            echoes: Mutex::new(echoes),
+            echo_subject,
+        }
     }
 
     pub(crate) fn client(&self) -> &Client {
-        &self.0
+        &self.client
     }
 
     /// Publishes and waits until the server has it.
@@ -144,16 +157,19 @@ impl Backend {
 
     /// Publishes without waiting.
     pub(crate) async fn send(&self, subject: &str, payload: Vec<u8>) {
-        self.0
+        self.client
             .publish(subject.to_owned(), payload.into())
             .await
             .unwrap();
     }
 
+    /// Waits until the server has all that was sent. What the client library calls a flush ends at
+    /// the socket; a message that comes back has been behind the others on the server.
     pub(crate) async fn flush(&self) {
-        within("NATS to take what was published", self.0.flush())
-            .await
-            .unwrap();
+        let mut echoes = self.echoes.lock().await;
+        self.send(&self.echo_subject, Vec::new()).await;
+        let echo = within("NATS to take what was published", echoes.next()).await;
+        echo.expect("a client that goes on");
     }
 }
 

@@ -132,14 +132,6 @@ impl Server {
         .await;
     }
 
-    /// Waits until a metric has at least a value.
-    pub(crate) async fn metric_reaches(&self, name: &str, value: f64) {
-        eventually(&format!("{name} to reach {value}"), || async {
-            (self.metric(name, "").await >= value).then_some(())
-        })
-        .await;
-    }
-
     /// The first line of the log that `wanted` accepts; waits for it.
     pub(crate) async fn log_line(&self, wanted: impl Fn(&LogLine) -> bool) -> LogLine {
         log_line(&self.process, wanted).await
