@@ -1,0 +1,205 @@
+//! Who is connected, on all instances, and ending it.
+
+use serde_json::{Value, json};
+
+use crate::support::tokens::Token;
+use crate::support::{EventStream, Nats, Request, Server, Settings, eventually, tokens};
+
+fn admin() -> String {
+    let rights = json!({"admin": true});
+    let token = Token::of(99).claim("notify", rights);
+    token.sign_hs256(tokens::SECRET)
+}
+
+async fn get(server: &Server, target: &str) -> Value {
+    let request = Request::get(target).bearer(&admin());
+    let mut response = server.send(request).await;
+    let answer = response.json().await;
+    assert_eq!(response.status, 200, "{answer}");
+    answer
+}
+
+async fn delete(server: &Server, target: &str) -> (u16, Value) {
+    let request = Request::new("DELETE", target).bearer(&admin());
+    let mut response = server.send(request).await;
+    (response.status, response.json().await)
+}
+
+/// Two instances that know of each other.
+async fn two(nats: &Nats) -> [Server; 2] {
+    let settings = Settings::new().nats(nats).chat(5, &[1, 2]);
+    let servers = [
+        Server::start(settings.clone()).await,
+        Server::start(settings).await,
+    ];
+    for server in &servers {
+        eventually("both instances to answer", || async {
+            let stats = get(server, "/api/v1/connections/stats").await;
+            let replied = stats["instances"]["replied"].as_array().unwrap().len();
+            (replied == 2).then_some(())
+        })
+        .await;
+    }
+    servers
+}
+
+async fn ended_for_good(mut stream: EventStream) {
+    let closing = stream.expect_type("closing").await;
+    assert_eq!(closing.data["reason"], "disconnected");
+    assert_eq!(closing.data["reconnect"], false);
+    stream.expect_end().await;
+}
+
+#[tokio::test]
+async fn connections_of_all_instances_are_listed_page_by_page() {
+    let nats = Nats::start().await;
+    let servers = two(&nats).await;
+    let mut streams = Vec::new();
+    for (server, user) in [(0, 1), (1, 1), (1, 2), (0, 3), (1, 4)] {
+        streams.push(servers[server].connect(user).await);
+    }
+    let mut seen: Vec<Value> = Vec::new();
+    let mut next = String::new();
+    loop {
+        let page = get(
+            &servers[0],
+            &format!("/api/v1/connections?limit=2&after={next}"),
+        )
+        .await;
+        seen.extend(page["connections"].as_array().unwrap().iter().cloned());
+        match page["next"].as_str() {
+            Some(id) => next = id.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(seen.len(), 5);
+    assert!(seen.is_sorted_by_key(|c| c["connection_id"].as_str().unwrap().to_owned()));
+    let one = seen
+        .iter()
+        .find(|connection| connection["user_id"] == 2)
+        .unwrap();
+    assert_eq!(one["channels"], json!(["chat:5", "user:2"]));
+    assert_eq!(one["transport"], "sse");
+    assert!(one["remote"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert!(one["connected_at"].is_string() && one["instance"].is_string());
+    let of_user = get(&servers[1], "/api/v1/connections?user_id=1").await;
+    assert_eq!(of_user["connections"].as_array().unwrap().len(), 2);
+    let of_channel = get(&servers[0], "/api/v1/channels/chat:5").await;
+    assert_eq!(of_channel["connections"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn numbers_and_channels_are_summed_over_instances() {
+    let nats = Nats::start().await;
+    let servers = two(&nats).await;
+    let _streams = [
+        servers[0].connect(1).await,
+        servers[1].connect(2).await,
+        servers[1].connect(3).await,
+    ];
+    let stats = get(&servers[0], "/api/v1/connections/stats").await;
+    assert_eq!(stats["total"], 3);
+    assert_eq!(
+        stats["channels"]["chat"],
+        json!({"channels": 2, "listeners": 2})
+    );
+    assert_eq!(stats["channels"]["user"]["listeners"], 3);
+    assert_eq!(stats["by_instance"].as_object().unwrap().len(), 2);
+    assert!(stats["bytes"].as_u64().unwrap() > 0);
+    let page = get(&servers[1], "/api/v1/channels?limit=2").await;
+    assert_eq!(
+        page["channels"],
+        json!([{"channel": "chat:5", "listeners": 2}, {"channel": "user:1", "listeners": 1}])
+    );
+    let next = page["next"].as_str().unwrap();
+    let page = get(&servers[1], &format!("/api/v1/channels?after={next}")).await;
+    assert_eq!(page["channels"].as_array().unwrap().len(), 2);
+    assert_eq!(page["next"], Value::Null);
+    let old_form = get(&servers[0], "/api/sse/stats").await;
+    assert_eq!(old_form["success"], true);
+    assert_eq!(old_form["data"]["totalConnections"], 3);
+    assert_eq!(old_form["data"]["channels"]["chat:5"], 2);
+}
+
+#[tokio::test]
+async fn a_connection_and_all_of_a_user_can_be_ended_from_any_instance() {
+    let nats = Nats::start().await;
+    let servers = two(&nats).await;
+    let mut response = servers[0].events(&tokens::of_user(1)).await;
+    assert_eq!(response.status, 200);
+    let mut one = EventStream::new(std::mem::replace(
+        &mut response,
+        servers[1].events(&tokens::of_user(7)).await,
+    ));
+    let confirmed = one.expect_type("connection_confirmed").await;
+    let id = confirmed.data["connection_id"].as_str().unwrap();
+    let target = format!("/api/v1/connections/{id}");
+    let (status, answer) = delete(&servers[1], &target).await;
+    assert_eq!((status, &answer["ended"]), (200, &json!(1)));
+    ended_for_good(one).await;
+    assert_eq!(delete(&servers[1], &target).await.0, 404);
+
+    let users = [servers[0].connect(2).await, servers[1].connect(2).await];
+    let mut other = servers[1].connect(1).await;
+    let (status, answer) = delete(&servers[0], "/api/v1/connections?user_id=2").await;
+    assert_eq!((status, &answer["ended"]), (200, &json!(2)));
+    for stream in users {
+        ended_for_good(stream).await;
+    }
+    let backend = nats.backend().await;
+    let payload = crate::support::payload::chat_message(5, "still here");
+    backend.publish("fechatter.realtime.chat.5", &payload).await;
+    other.expect_type("new_message").await;
+    assert_eq!(delete(&servers[0], "/api/v1/connections").await.0, 422);
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_answer_is_named() {
+    let nats = Nats::start().await;
+    let [one, other] = two(&nats).await;
+    other.process().signal("STOP");
+    let stats = get(&one, "/api/v1/connections/stats").await;
+    assert_eq!(
+        stats["instances"]["missing"].as_array().unwrap().len(),
+        1,
+        "{stats}"
+    );
+    other.process().signal("CONT");
+    other.stop().await;
+    // It has said goodbye.
+    eventually("one instance to be left", || async {
+        let stats = get(&one, "/api/v1/connections/stats").await;
+        let missing = stats["instances"]["missing"].as_array().unwrap().len();
+        (missing == 0 && stats["instances"]["replied"].as_array().unwrap().len() == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_administrators_may_look() {
+    let server = Server::start(Settings::new()).await;
+    for target in [
+        "/api/v1/connections",
+        "/api/v1/connections/stats",
+        "/api/v1/channels",
+        "/api/v1/channels/chat:5",
+    ] {
+        let request = Request::get(target).bearer(&tokens::of_publisher(1));
+        let mut response = server.send(request).await;
+        assert_eq!(response.status, 403, "{target}");
+        let problem = response.json().await;
+        assert!(problem["detail"].as_str().unwrap().contains("notify.admin"));
+        assert_eq!(server.get(target).await.status, 401, "{target}");
+    }
+    for (target, field) in [
+        ("/api/v1/connections?limit=0", "limit"),
+        ("/api/v1/connections?limit=501", "limit"),
+        ("/api/v1/connections?user_id=a:b", "user_id"),
+        ("/api/v1/connections?channel=x", "channel"),
+        ("/api/v1/channels/nocolon", "channel"),
+    ] {
+        let mut response = server.send(Request::get(target).bearer(&admin())).await;
+        assert_eq!(response.status, 422, "{target}");
+        assert_eq!(response.json().await["field"], field);
+    }
+}
