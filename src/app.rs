@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
@@ -316,7 +317,7 @@ async fn open_bus(
             Err(error) => RunError::Log(error),
         }
     });
-    Ok((Bus::Nats(bus), feed))
+    Ok((Bus::Nats(Arc::new(bus)), feed))
 }
 
 /// Waits a moment for the log, so that what makes it impossible stops the start, with the reason,

@@ -19,7 +19,10 @@ const OPEN: usize = 100_000;
 
 /// The tickets that this instance has given out. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Tickets(Arc<Mutex<HashMap<Uuid, (Identity, Instant), RandomState>>>);
+pub struct Tickets(Arc<Mutex<Open>>);
+
+/// By secret: whom the ticket is for, and until when it is good.
+type Open = HashMap<Uuid, (Identity, Instant), RandomState>;
 
 impl Tickets {
     /// A ticket for somebody; `None` while too many are open.

@@ -119,7 +119,7 @@ pub enum Bus {
     /// Within this process.
     Embedded(EmbeddedBus),
     /// Through NATS.
-    Nats(NatsBus),
+    Nats(Arc<NatsBus>),
 }
 
 /// Why a payload could not be published.

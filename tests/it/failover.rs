@@ -83,7 +83,7 @@ impl Site {
             .set("stream.retry", "250ms")
             // An event that goes on without a position may be seen again after a reconnect. On a
             // machine that is busy with other tests the log may need its time.
-            .set("jetstream.park", "20s")
+            .set("jetstream.park", "15s")
             .chat(EVERYBODY, &(1..=CLIENTS).collect::<Vec<_>>());
         for group in 0..GROUPS {
             let users: Vec<_> = (1..=CLIENTS).filter(|u| group_of(*u) == group).collect();

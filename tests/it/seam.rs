@@ -71,7 +71,7 @@ fn settings(nats: &Nats) -> Settings {
         .set("logging.level", "info")
         // An event that goes on without a position may be seen again after a reconnect. On a machine
         // that is busy with other tests the log may need its time.
-        .set("jetstream.park", "20s");
+        .set("jetstream.park", "15s");
     for chat in 0..CHATS {
         let users: Vec<_> = (1..=CLIENTS).filter(|u| is_for(chat, *u)).collect();
         settings = settings.chat(chat, &users);

@@ -38,8 +38,8 @@ use jetstream::{JetStreamConfig, LogError, LogMetrics, LogReader, LogTask};
 /// How long publishing may take.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Publishing and state of the NATS bus. Cheap to clone.
-#[derive(Debug, Clone)]
+/// Publishing and state of the NATS bus.
+#[derive(Debug)]
 pub struct NatsBus {
     client: Client,
     status: StatusCell,
