@@ -104,6 +104,8 @@ pub(super) struct Follower {
     look: Option<Why>,
     reading: Option<Reading>,
     missing: bool,
+    /// Where the cursor stood when a range that was read had less than the log had said.
+    ended_at: Option<u64>,
     /// The log ends here, before the cursor; where exactly it was rolled back is being read.
     shrunk_to: Option<u64>,
     /// Since when the log has been seen to end before the cursor.
@@ -152,6 +154,7 @@ impl Follower {
             look: None,
             reading: None,
             missing: false,
+            ended_at: None,
             shrunk_to: None,
             shorter_since: None,
             behind: None,
@@ -212,11 +215,15 @@ impl Follower {
     pub(super) fn connected(&mut self, now: Instant) {
         self.not_before = now;
         self.progress = now;
+        // What waited is read if it is there: the log may have lost it.
+        self.forget_ahead();
         if self.cursor.is_some() {
             self.arrivals.push_back(Arrival::Doubt);
             // What is being read is looked at again from the start.
-            self.reading = None;
-            self.look = Some(Why::Connected);
+            if let Some(reading) = self.reading.take() {
+                self.want(reading.why, now);
+            }
+            self.want(Why::Connected, now);
         }
     }
 
@@ -233,10 +240,10 @@ impl Follower {
     /// A numbered copy has come. Its id may have the wrong epoch.
     pub(super) fn numbered(&mut self, mut logged: Logged, now: Instant) {
         self.heard = true;
-        // What follows an interruption only goes on when what came before it was compared with
-        // the log: positions may have been used again.
-        let unsure = matches!(self.look, Some(Why::Connected | Why::Conflict));
-        let busy = unsure || self.reading.is_some() || self.missing || !self.ahead.is_empty();
+        // One that seems to be next may be of a log that was rolled back and has grown again, and
+        // would hide that.
+        let comparing = matches!(self.look, Some(Why::Connected | Why::Conflict));
+        let busy = comparing || self.reading.is_some() || self.missing || !self.ahead.is_empty();
         let Some(cursor) = &self.cursor else {
             return self.wait_ahead(logged);
         };
@@ -333,6 +340,8 @@ impl Follower {
     pub(super) fn looked(&mut self, extent: Extent, now: Instant) {
         let why = self.look.take().unwrap_or(Why::Routine);
         self.progress = now;
+        // It may be from before the connection broke.
+        self.shrunk_to = None;
         let Some(cursor) = &self.cursor else {
             return;
         };
@@ -395,6 +404,8 @@ impl Follower {
     pub(super) fn failed(&mut self, missing: bool, now: Instant) {
         self.not_before = now + PAUSE;
         self.metrics.failures.inc();
+        // Whoever answers next may be another leader, that is behind for a moment, too.
+        self.shorter_since = None;
         if missing && self.cursor.is_some() {
             self.missing = true;
             self.reading = None;
@@ -471,10 +482,16 @@ impl Follower {
         if let Some(cursor) = &mut self.cursor
             && cursor.position() < reading.to
         {
+            let position = cursor.position();
+            if self.ended_at.replace(position) != Some(position) {
+                // The log may have been rolled back since it said how far it reaches.
+                return self.want(reading.why, now);
+            }
             // The last positions of the range are not in the log any more.
             let end = EventId::unknown(cursor.epoch(), reading.to);
             cursor.advance(end);
         }
+        self.ended_at = None;
         if self.past_until.take().is_some()
             && let Some(cursor) = &self.cursor
         {
@@ -484,30 +501,37 @@ impl Follower {
                 to: cursor.last(),
             });
         }
-        self.drain(reading.why == Why::Conflict, now);
+        let compared = reading.why == Why::Conflict;
+        self.drain(if compared { reading.to } else { 0 }, now);
     }
 
-    /// Lets the copies that waited go on, up to the next hole. `settled`: the log has just been
-    /// compared with what is remembered.
-    fn drain(&mut self, settled: bool, now: Instant) {
+    /// Lets the copies that waited go on, up to the next hole. Up to `compared`, the log has just
+    /// been compared with what is remembered.
+    fn drain(&mut self, compared: u64, now: Instant) {
         while let (Some(logged), Some(cursor)) = (self.ahead.front_mut(), &self.cursor) {
             logged.id = logged.id.in_epoch(cursor.epoch());
-            let place = cursor.place(logged.id);
+            let (place, position) = (cursor.place(logged.id), logged.id.position());
             match place {
                 Place::Ahead => {
-                    self.futile += 1;
-                    self.not_before = now + PAUSE.mul_f64(f64::from(self.futile.min(4) - 1));
-                    if self.futile <= FUTILE {
+                    if self.is_worth_waiting_for(now) {
                         return self.want(Why::Hole, now);
                     }
                     warn!(
-                        position = logged.id.position(),
+                        position,
                         "a numbered message is ahead of the log and is dropped"
                     );
+                    // Those behind it would each be waited for. They are read if they are there,
+                    // and compared: one may contradict what was there.
+                    self.forget_ahead();
+                    return self.want(Why::Conflict, now);
                 }
-                Place::Conflict if !settled => return self.want(Why::Conflict, now),
+                Place::Conflict if compared == 0 => return self.want(Why::Conflict, now),
+                // The log said that it does not reach that far: it may have been asked too early.
+                Place::Conflict if position > compared && self.is_worth_waiting_for(now) => {
+                    return self.want(Why::Conflict, now);
+                }
                 Place::Conflict => warn!(
-                    position = logged.id.position(),
+                    position,
                     "a numbered message contradicts the log and is dropped"
                 ),
                 Place::Next | Place::Known => {}
@@ -528,6 +552,19 @@ impl Follower {
             self.ahead_bytes += logged.payload.len();
             self.ahead.push_back(logged);
         }
+    }
+
+    /// Whether to ask the log once more about the first copy that waits, after a pause.
+    fn is_worth_waiting_for(&mut self, now: Instant) -> bool {
+        self.futile += 1;
+        self.not_before = now + PAUSE.mul_f64(f64::from(self.futile.min(4) - 1));
+        self.futile <= FUTILE
+    }
+
+    fn forget_ahead(&mut self) {
+        self.ahead.clear();
+        self.ahead_bytes = 0;
+        self.futile = 0;
     }
 
     /// Hands on what has a position, and moves there.
@@ -575,11 +612,12 @@ impl Follower {
         if waiting && now < self.progress + patience && !self.pairing.is_full() {
             return;
         }
-        while let Some((tag, (_, message))) = self.pairing.overdue(now, |(key, _)| *key) {
+        while let Some((key, message)) = self.pairing.overdue(now) {
             if self.is_duplicate(&message) {
                 self.metrics.duplicates.inc();
                 continue;
             }
+            let tag = self.pairing.tag(key, now);
             self.metrics.unlogged.inc();
             self.unreported += 1;
             self.arrivals.push_back(Arrival::Message(Message {
@@ -610,25 +648,28 @@ impl Follower {
         self.cursor = Some(Cursor::at(to));
         self.forgotten = extent.first - 1;
         // What is of the new stream is read from it.
-        self.ahead.clear();
-        self.ahead_bytes = 0;
+        self.forget_ahead();
         self.shorter_since = None;
         self.begin_reading(Why::Hole, extent.first, extent.last, now);
     }
 
     /// The log ends before the cursor. A new leader of a cluster may be behind for a moment, so it
-    /// is only believed when it lasts, or when a copy contradicts what was there.
+    /// is only believed when it lasts. When a copy contradicts what was there, what the log has is
+    /// compared at once, but that copy may be wrong.
     fn shorter(&mut self, extent: Extent, why: Why, now: Instant) {
         let since = *self.shorter_since.get_or_insert(now);
-        if why != Why::Conflict && now < since + ROUTINE {
+        let lasts = now >= since + ROUTINE;
+        if why != Why::Conflict && !lasts {
             self.not_before = now + PAUSE;
             return self.want(Why::Connected, now);
         }
-        self.shorter_since = None;
+        if lasts {
+            self.shorter_since = None;
+            self.shrunk_to = Some(extent.last);
+        }
         let Some(cursor) = &self.cursor else {
             return;
         };
-        self.shrunk_to = Some(extent.last);
         let from = cursor.remembers_from().max(extent.first).max(1);
         self.begin_reading(Why::Conflict, from, extent.last, now);
     }

@@ -84,9 +84,8 @@ impl<T> Pairing<T> {
         tag
     }
 
-    /// Takes out a published copy whose time has passed, with the tag to deliver it under. `key`
-    /// gives the key of a message.
-    pub(super) fn overdue(&mut self, now: Instant, key: impl Fn(&T) -> u64) -> Option<(u64, T)> {
+    /// Takes out a published copy whose time has passed.
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<T> {
         let deadline = now.checked_sub(self.park)?;
         let (message, bytes) = if self.is_full() {
             self.parked.pop()
@@ -94,10 +93,15 @@ impl<T> Pairing<T> {
             self.parked.pop_until(deadline)
         }?;
         self.parked_bytes -= bytes;
+        Some(message)
+    }
+
+    /// Gives a tag to deliver a message under that is overdue.
+    pub(super) fn tag(&mut self, key: u64, now: Instant) -> u64 {
         self.last_tag += 1;
-        self.unlogged.push(key(&message), now, self.last_tag);
+        self.unlogged.push(key, now, self.last_tag);
         self.forget(now);
-        Some((self.last_tag, message))
+        self.last_tag
     }
 
     /// When the published copy came that has waited longest.
@@ -184,8 +188,8 @@ mod tests {
             let mut delivered = [0usize; 5];
             let mut tags = Vec::new();
             let mut release = |pairing: &mut Pairing<u64>, now, delivered: &mut [usize; 5]| {
-                while let Some((tag, text)) = pairing.overdue(now, |text| *text) {
-                    tags.push(tag);
+                while let Some(text) = pairing.overdue(now) {
+                    tags.push(pairing.tag(text, now));
                     delivered[text as usize] += 1;
                 }
             };
@@ -215,8 +219,9 @@ mod tests {
         let mut pairing = Pairing::new(PARK);
         pairing.published(7, start, 10, 7);
         let almost = start + PARK - Duration::from_millis(1);
-        assert_eq!(pairing.overdue(almost, |key| *key), None);
-        assert_eq!(pairing.overdue(start + PARK, |key| *key), Some((1, 7)));
+        assert_eq!(pairing.overdue(almost), None);
+        assert_eq!(pairing.overdue(start + PARK), Some(7));
+        assert_eq!(pairing.tag(7, start + PARK), 1);
         assert_eq!(pairing.numbered(7, start + PARK * 2), Some(1));
     }
 
@@ -227,7 +232,7 @@ mod tests {
         pairing.published(1, start, PARKED_BYTES, 1);
         assert!(!pairing.is_full());
         pairing.published(2, start, 1, 2);
-        assert_eq!(pairing.overdue(start, |key| *key), Some((1, 1)));
-        assert_eq!(pairing.overdue(start, |key| *key), None);
+        assert_eq!(pairing.overdue(start), Some(1));
+        assert_eq!(pairing.overdue(start), None);
     }
 }
