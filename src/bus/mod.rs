@@ -46,7 +46,7 @@ pub enum Arrival {
     },
     /// The log has nothing up to this position any more.
     Forgotten(u64),
-    /// The connection was down. What the log has taken meanwhile follows; what it could not take is
+    /// The connection was down. What the log has taken meanwhile has come; what it could not take is
     /// unknown.
     Doubt,
 }

@@ -104,6 +104,8 @@ pub(super) struct Follower {
     look: Option<Why>,
     reading: Option<Reading>,
     missing: bool,
+    /// Whether the connection was down and what the log has taken meanwhile is still to be read.
+    in_doubt: bool,
     /// Where the cursor stood when a range that was read had less than the log had said.
     ended_at: Option<u64>,
     /// The log ends here, before the cursor; where exactly it was rolled back is being read.
@@ -154,6 +156,7 @@ impl Follower {
             look: None,
             reading: None,
             missing: false,
+            in_doubt: false,
             ended_at: None,
             shrunk_to: None,
             shorter_since: None,
@@ -218,7 +221,7 @@ impl Follower {
         // What waited is read if it is there: the log may have lost it.
         self.forget_ahead();
         if self.cursor.is_some() {
-            self.arrivals.push_back(Arrival::Doubt);
+            self.in_doubt = true;
             // What is being read is looked at again from the start.
             if let Some(reading) = self.reading.take() {
                 self.want(reading.why, now);
@@ -503,6 +506,14 @@ impl Follower {
         }
         let compared = reading.why == Why::Conflict;
         self.drain(if compared { reading.to } else { 0 }, now);
+        self.say_doubt();
+    }
+
+    /// The database may be ahead of what was not read yet, so this is said behind it.
+    fn say_doubt(&mut self) {
+        if std::mem::take(&mut self.in_doubt) {
+            self.arrivals.push_back(Arrival::Doubt);
+        }
     }
 
     /// Lets the copies that waited go on, up to the next hole. Up to `compared`, the log has just
@@ -613,6 +624,7 @@ impl Follower {
             return;
         }
         while let Some((key, message)) = self.pairing.overdue(now) {
+            self.say_doubt();
             if self.is_duplicate(&message) {
                 self.metrics.duplicates.inc();
                 continue;

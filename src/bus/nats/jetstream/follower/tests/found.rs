@@ -2,6 +2,7 @@
 
 use super::simulation::World;
 use super::{HOLE, SOON, UNHEARD, prompt, told};
+use crate::bus::Arrival;
 
 /// A world in which so many messages were told.
 fn with_messages(count: u64) -> World {
@@ -127,4 +128,28 @@ fn a_duplicate_that_was_dropped_does_not_make_the_next_one_late() {
     world.publish_again(0, SOON);
     world.pass(100);
     assert_eq!(told(&mut world), ["1", "Rewound 1-0", "1"]);
+}
+
+#[test]
+fn the_doubt_comes_behind_what_was_missed() {
+    let mut world = with_messages(1);
+    world.disconnect(100);
+    for _ in 0..3 {
+        world.publish(SOON, false);
+    }
+    world.pass(500);
+    assert_eq!(world.arrivals.len(), 4);
+    assert!(matches!(world.arrivals[3], Arrival::Doubt));
+}
+
+#[test]
+fn the_doubt_does_not_wait_for_a_log_that_is_silent() {
+    let mut world = with_messages(1);
+    world.disconnect(100);
+    world.answers_nothing(10_000);
+    world.pass(200);
+    world.publish(HOLE, false);
+    world.pass(4_000);
+    assert!(matches!(world.arrivals[0], Arrival::Doubt));
+    assert_eq!(told(&mut world), ["unlogged"]);
 }
