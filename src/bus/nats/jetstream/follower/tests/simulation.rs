@@ -11,6 +11,7 @@ use crate::bus::Arrival;
 use crate::bus::nats::jetstream::metrics::LogMetrics;
 use crate::bus::nats::jetstream::reader::{Batch, Logged};
 use crate::bus::nats::jetstream::stream::Extent;
+use crate::bus::receipts::Receipts;
 use crate::event::{Epoch, EventId, Timestamp};
 
 /// How long a message waits for its position.
@@ -123,6 +124,7 @@ impl World {
             EventId::origin(NOWHERE),
             past,
             PARK,
+            Receipts::default(),
             LogMetrics::default(),
             now,
         );
