@@ -177,7 +177,8 @@ fn a_log_that_is_gone_is_made_again() {
     assert_eq!(opened.count(), 2);
     world.publish(SOON, false);
     world.pass(3_000);
-    assert_eq!(told(&mut world), ["unlogged", "Recreated 0-0", "1"]);
+    // It is asked for the first message before that one's time has passed.
+    assert_eq!(told(&mut world), ["Recreated 0-0", "unlogged", "1"]);
 }
 
 #[test]
