@@ -144,3 +144,48 @@ async fn a_server_whose_node_is_killed_goes_on_at_another_and_fills_the_hole() {
     check(&events, 210);
     assert_eq!(server.metric("notify_log_gaps_total", "").await, 0.0);
 }
+
+#[tokio::test]
+async fn what_the_log_takes_late_is_not_delivered_twice() {
+    let _alone = ALONE.lock().await;
+    let cluster = Cluster::start().await;
+    let settings = settings(&cluster).set("stream.ping_interval", "1s");
+    let server = Server::start_unready(settings).await;
+    server.ready().await;
+    let node = cluster.node_of_server().await;
+    let backend = cluster.backend(node).await;
+    let mut stream = server.connect(1).await;
+    let leader = cluster.lead_elsewhere(&backend, &[node]).await;
+    backend.say(5, "before").await;
+    let before = stream.expect_message("before").await.id.unwrap();
+    // What is published reaches the server at once, and the stream when its leader wakes up.
+    cluster.signal(leader, "STOP");
+    backend.count(5, 0..5).await;
+    let mut numbers = Vec::new();
+    for _ in 0..5 {
+        let event = stream.expect_type("new_message").await;
+        assert_eq!(event.id, None);
+        numbers.push(number(&event));
+    }
+    assert_eq!(numbers, [0, 1, 2, 3, 4]);
+    assert_eq!(stream.resumes_from(), before);
+    let mut newcomer = server.come_back(1, &before).await;
+    newcomer.expect_type("connection_confirmed").await;
+    cluster.signal(leader, "CONT");
+    // For whoever has had them, only the position moves on.
+    newcomer.expect_count(0..5).await;
+    server
+        .metric_becomes("notify_log_late_total", "", 5.0)
+        .await;
+    stream.expect_ping().await;
+    stream.expect_ping().await;
+    assert_eq!(stream.resumes_from(), newcomer.last_event_id());
+    let mut again = server.come_back(1, stream.resumes_from()).await;
+    let confirmed = again.expect_type("connection_confirmed").await;
+    assert_eq!(confirmed.data["recovered"], true);
+    assert_eq!(confirmed.data["replayed"], 0);
+    backend.say(5, "after").await;
+    for stream in [&mut stream, &mut newcomer, &mut again] {
+        stream.expect_message("after").await;
+    }
+}

@@ -78,6 +78,11 @@ impl Cluster {
         self.nodes[node].process = None;
     }
 
+    /// Sends a signal to a node.
+    pub(crate) fn signal(&self, node: usize, signal: &str) {
+        self.process(node).signal(signal);
+    }
+
     /// The addresses of all nodes.
     pub(crate) fn urls(&self) -> Value {
         let urls = (0..NODES).map(|node| self.url(node));

@@ -177,6 +177,11 @@ impl EventStream {
         &self.last_event_id
     }
 
+    /// What an `EventSource` would come back with: positions that came without an event, too.
+    pub(crate) fn resumes_from(&self) -> &str {
+        &self.parser.last_event_id
+    }
+
     pub(crate) fn retry(&self) -> Option<u64> {
         self.parser.retry
     }
