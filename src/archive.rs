@@ -175,14 +175,19 @@ impl Inner {
                 return Ok(resume.into());
             }
             if id.position() > head {
-                return self.ahead(log, id).await;
+                let comeback = self.ahead(log, id).await?;
+                // While the log was asked, the memory may have caught up and gone on.
+                if id.position() > self.hub.reach().head.position() {
+                    return Ok(comeback);
+                }
+                continue;
             }
             // What is about to leave the memory is not looked for there.
             let margin = (head - floor) / 16;
             if id.position() >= floor + margin {
                 return Ok(resume.into());
             }
-            let extent = log.extent().await?;
+            let extent = patiently(|| log.extent()).await?;
             if extent.epoch != id.epoch() {
                 return Ok(resume.into());
             }
@@ -212,7 +217,7 @@ impl Inner {
 
     /// A client that comes from an instance that is ahead of this one, or says so.
     async fn ahead(&self, log: &LogReader, id: EventId) -> Result<Comeback, LogError> {
-        let extent = log.extent().await?;
+        let extent = patiently(|| log.extent()).await?;
         Ok(Comeback {
             log_end: (extent.epoch == id.epoch()).then_some(extent.last),
             ..Resume::After(id).into()
@@ -368,7 +373,8 @@ fn end_of(number: u64) -> u64 {
     (number + 1) * CHUNK
 }
 
-/// Tries a few times: a cluster that elects a leader does not answer for a moment.
+/// Tries a few times: a cluster that elects a leader does not answer for a moment, and what was asked
+/// when the connection broke is never answered.
 async fn patiently<T, F: Future<Output = Result<T, LogError>>>(
     attempt: impl Fn() -> F,
 ) -> Result<T, LogError> {
