@@ -1,6 +1,10 @@
 //! NATS is killed, or away, or the log moves on before it was read, and what clients notice of it.
 
-use crate::support::{Nats, Server, Settings};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use crate::support::{EventStream, Nats, Server, Settings};
 
 /// One thread, so that who has seen an event shows that it comes before whoever connects next.
 fn settings(nats: &Nats) -> Settings {
@@ -60,8 +64,7 @@ async fn what_the_log_lets_go_before_it_was_read_is_a_gap_and_the_rest_follows()
 }
 
 #[tokio::test]
-async fn while_nats_is_away_a_client_from_before_the_memory_gets_a_gap_and_one_from_within_does_not()
- {
+async fn clients_that_come_while_nats_is_away_get_what_they_missed() {
     let mut nats = Nats::start().await;
     let backend = nats.backend().await;
     let server = Server::start(settings(&nats).set("history.max_events", 5)).await;
@@ -72,18 +75,17 @@ async fn while_nats_is_away_a_client_from_before_the_memory_gets_a_gap_and_one_f
     stream.expect_count(8..10).await;
     nats.kill();
     server.not_ready().await;
+    // What the memory has, at once; for what only the log has, the log is waited for.
     let mut within = server.come_back(1, &eighth).await;
     let confirmed = within.expect_type("connection_confirmed").await;
     assert_eq!(confirmed.data["recovered"], true);
     within.expect_count(8..10).await;
     within.expect_type("caught_up").await;
-    let mut before = server.come_back(1, &first).await;
-    before.expect_type("connection_confirmed").await;
-    let gap = before.expect_gap("expired").await;
-    assert_eq!(gap.data["from"], first.as_str());
-    before.expect_count(5..10).await;
+    let (mut before, ()) = tokio::join!(server.come_back(1, &first), nats.start_again());
+    let confirmed = before.expect_type("connection_confirmed").await;
+    assert_eq!(confirmed.data["recovered"], true);
+    before.expect_count(1..10).await;
     before.expect_type("caught_up").await;
-    nats.start_again().await;
     nats.backend().await.count(5, 10..12).await;
     for stream in [&mut stream, &mut within, &mut before] {
         stream.expect_count(10..12).await;
@@ -111,6 +113,70 @@ async fn an_instance_that_is_behind_takes_clients_of_one_that_is_not() {
         backend.say(5, "both").await;
         for stream in [&mut stream, &mut other] {
             stream.expect_message("both").await;
+        }
+    }
+}
+
+/// Clients go from one instance to the other and back while NATS is killed again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_come_and_go_while_nats_is_killed_lose_and_double_nothing() {
+    const ROUNDS: u64 = 4;
+    const CLIENTS: usize = 6;
+    let mut nats = Nats::start().await;
+    let settings = settings(&nats)
+        .set("server.max_connections_per_user", 100)
+        .set("history.max_events", 50)
+        // What is published is in the log before NATS is killed, however slow the machine is.
+        .set("jetstream.park", "15s");
+    let servers = Arc::new([
+        Server::start(settings.clone()).await,
+        Server::start(settings).await,
+    ]);
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let stream = servers[client % 2].connect(1).await;
+        let servers = Arc::clone(&servers);
+        clients.spawn(wander(servers, client, stream, ROUNDS * 200));
+    }
+    for round in 0..ROUNDS {
+        let backend = nats.backend().await;
+        for part in 0..10 {
+            let first = round * 200 + part * 20;
+            backend.count(5, first..first + 20).await;
+            backend.logged(first + 20).await;
+        }
+        nats.kill();
+        nats.start_again().await;
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    for server in &*servers {
+        assert_eq!(server.metric("notify_log_gaps_total", "").await, 0.0);
+    }
+}
+
+/// Reads all numbers, and goes to the other instance after every few of them.
+async fn wander(servers: Arc<[Server; 2]>, client: usize, mut stream: EventStream, numbers: u64) {
+    let stay = 5 + client as u64 * 13;
+    let (mut next, mut left, mut moves) = (0, stay, client);
+    while next < numbers {
+        let event = stream.next().await;
+        match event.kind() {
+            "new_message" => {
+                assert_eq!(event.content(), next.to_string(), "client {client}");
+                next += 1;
+                left -= 1;
+            }
+            "connection_confirmed" => assert_eq!(event.data["recovered"], true),
+            "caught_up" => {}
+            other => panic!("{other} for client {client}: {}", event.data),
+        }
+        if left == 0 {
+            moves += 1;
+            let server = &servers[moves % 2];
+            stream = server.come_back(1, stream.last_event_id()).await;
+            left = stay;
         }
     }
 }
