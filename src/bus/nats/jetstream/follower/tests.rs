@@ -3,6 +3,7 @@
 
 mod chance;
 mod found;
+mod log;
 mod reader;
 mod simulation;
 

@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::super::{Errand, Follower, Published};
+use super::log::{Entry, Log, logged, payload};
 use crate::bus::Arrival;
 use crate::bus::nats::jetstream::metrics::LogMetrics;
-use crate::bus::nats::jetstream::reader::{Batch, Logged};
+use crate::bus::nats::jetstream::reader::Batch;
 use crate::bus::nats::jetstream::stream::Extent;
 use crate::bus::receipts::Receipts;
-use crate::event::{Epoch, EventId, Timestamp};
+use crate::event::{Epoch, EventId};
 
 /// How long a message waits for its position.
 pub(super) const PARK: Duration = Duration::from_secs(1);
@@ -22,33 +21,8 @@ const STEP: Duration = Duration::from_millis(5);
 /// Steps between two ticks of the task.
 const STEPS_PER_TICK: u64 = 10;
 
-/// The origin's epoch, and that of the first log.
+/// The origin's epoch.
 const NOWHERE: Epoch = Epoch(1);
-const FIRST: u64 = 100;
-
-/// A message as the log has it.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) content: u64,
-    message_id: Option<String>,
-}
-
-/// The stream.
-#[derive(Debug)]
-pub(super) struct Log {
-    pub(super) epoch: u64,
-    pub(super) first: u64,
-    pub(super) last: u64,
-    pub(super) entries: BTreeMap<u64, Entry>,
-    message_ids: HashSet<String>,
-    /// The last position that was given before a rollback.
-    used_up_to: u64,
-    exists: bool,
-    /// Until when it takes no messages, answers no requests, and says that it ends earlier.
-    takes_nothing: Instant,
-    answers_nothing: Instant,
-    behind: (Instant, u64),
-}
 
 /// What became of a message that was published.
 #[derive(Debug, Clone, Default)]
@@ -128,18 +102,7 @@ impl World {
             LogMetrics::default(),
             now,
         );
-        let log = Log {
-            epoch: FIRST,
-            first: 1,
-            last: 0,
-            entries: BTreeMap::new(),
-            message_ids: HashSet::new(),
-            used_up_to: 0,
-            exists: true,
-            takes_nothing: now,
-            answers_nothing: now,
-            behind: (now - Duration::from_secs(60), 0),
-        };
+        let log = Log::new(now);
         let mut world = Self {
             follower,
             log,
@@ -190,23 +153,17 @@ impl World {
     fn publish_content(&mut self, content: u64, message_id: Option<String>, copies: Copies) {
         let fate = self.fates.entry(content).or_default();
         fate.published += 1;
-        let new = message_id
-            .as_ref()
-            .is_none_or(|id| !self.log.message_ids.contains(id));
-        if self.log.exists && self.now >= self.log.takes_nothing && new {
+        if let Some(taken) = self.log.take(content, message_id.as_ref(), self.now) {
             fate.taken = true;
-            let entry = Entry {
-                content,
-                message_id: message_id.clone(),
-            };
-            self.log.message_ids.extend(message_id.clone());
-            self.log.last += 1;
-            self.log.entries.insert(self.log.last, entry.clone());
-            let copy = OnWire::Numbered(self.log.last, entry);
+            let copy = OnWire::Numbered(taken.position, taken.entry);
             // That a position was used again shows nowhere but in its copy, as long as the
             // connection stands; where the first of them is lost, nobody can know.
-            let again = self.log.last <= self.log.used_up_to;
-            self.send(if again { Some(0) } else { copies.numbered }, copy);
+            let delay = if taken.again {
+                Some(0)
+            } else {
+                copies.numbered
+            };
+            self.send(delay, copy);
         }
         self.send(copies.published, OnWire::Published(content, message_id));
     }
@@ -262,40 +219,24 @@ impl World {
 
     /// The log drops its first positions.
     pub(super) fn expire(&mut self, count: u64) {
-        self.log.first = (self.log.first + count).min(self.log.last + 1);
-        self.log.entries = self.log.entries.split_off(&self.log.first);
+        self.log.expire(count);
     }
 
     /// The log loses its last positions.
     pub(super) fn roll_back(&mut self, count: u64) {
-        let last = self.log.last.saturating_sub(count).max(self.log.first - 1);
-        for (_, entry) in self.log.entries.split_off(&(last + 1)) {
-            if let Some(id) = entry.message_id {
-                self.log.message_ids.remove(&id);
-            }
-        }
-        self.log.used_up_to = self.log.used_up_to.max(self.log.last);
-        self.log.last = last;
-        self.lose_numbered_copies(last);
+        self.log.roll_back(count);
+        self.lose_numbered_copies(self.log.last);
     }
 
     /// The log is deleted.
     pub(super) fn delete(&mut self) {
-        self.log.exists = false;
-        self.log.entries.clear();
+        self.log.delete();
         self.lose_numbered_copies(0);
     }
 
     /// Somebody else makes the log, if there is none.
     pub(super) fn create(&mut self) {
-        if !self.log.exists {
-            self.log.epoch += 1;
-            self.log.exists = true;
-            self.log.first = 1;
-            self.log.last = 0;
-            self.log.used_up_to = 0;
-            self.log.message_ids.clear();
-        }
+        self.log.create();
     }
 
     /// What the log has lost it has not sent either.
@@ -412,45 +353,15 @@ impl World {
             self.create();
         }
         match errand {
-            _ if !self.log.exists => Answer::Failure {
+            _ if !self.log.exists() => Answer::Failure {
                 missing: errand == Errand::Look,
             },
-            Errand::Open | Errand::Look => Answer::Extent(self.extent()),
-            Errand::Read { epoch, from, to } => Answer::Batch(self.batch(epoch, from, to)),
-        }
-    }
-
-    fn extent(&self) -> Extent {
-        let (until, by) = self.log.behind;
-        let by = if self.now < until { by } else { 0 };
-        let last = self.log.last.saturating_sub(by);
-        Extent {
-            epoch: Epoch(self.log.epoch),
-            first: self.log.first.min(last + 1),
-            last,
-        }
-    }
-
-    /// Whatever log there is answers; that it is another one does not show.
-    fn batch(&self, epoch: Epoch, from: u64, to: u64) -> Batch {
-        let (_, _, most) = self.latencies[self.errands.len() % self.latencies.len()];
-        let there = self.log.entries.range(from..);
-        let mut part = there.take(usize::try_from(most).unwrap());
-        let mut messages = Vec::new();
-        let mut next = from;
-        while next <= to {
-            let Some((position, entry)) = part.next() else {
-                break;
-            };
-            next = position + 1;
-            if *position <= to {
-                messages.push(logged(epoch, *position, entry));
+            Errand::Open | Errand::Look => Answer::Extent(self.log.extent(self.now)),
+            Errand::Read { epoch, from, to } => {
+                let (_, _, most) = self.latencies[self.errands.len() % self.latencies.len()];
+                Answer::Batch(self.log.batch(epoch, from, to, most))
             }
         }
-        if self.log.entries.range(next..).next().is_none() {
-            next = next.max(to + 1);
-        }
-        Batch { messages, next }
     }
 
     fn send(&mut self, delay: Option<u64>, copy: OnWire) {
@@ -473,20 +384,5 @@ impl World {
 
     fn in_millis(&self, millis: u64) -> Instant {
         self.now + Duration::from_millis(millis)
-    }
-}
-
-fn payload(content: u64) -> Bytes {
-    Bytes::from(content.to_string())
-}
-
-fn logged(epoch: Epoch, position: u64, entry: &Entry) -> Logged {
-    let payload = payload(entry.content);
-    Logged {
-        id: EventId::new(epoch, position, &payload),
-        subject: Arc::from("a"),
-        payload,
-        at: Timestamp::from_millis(0),
-        message_id: entry.message_id.clone(),
     }
 }
