@@ -27,6 +27,7 @@ mod log_resume;
 mod logs;
 mod membership;
 mod messages;
+mod model;
 mod nats;
 mod nats_security;
 mod poll;
