@@ -21,6 +21,7 @@ pub use calls::{Answers, Call, Calls};
 pub use embedded::EmbeddedBus;
 pub use nats::jetstream::{Batch, Extent, JetStreamConfig, LogError, LogKind, LogReader, Logged};
 pub use nats::{NatsBus, NatsConfig};
+pub use receipts::Submitted;
 
 use crate::event::{EventId, Timestamp};
 
@@ -174,24 +175,41 @@ impl StatusCell {
 }
 
 impl Bus {
-    /// Publishes a payload, and comes back when the log has it, with its place there. Two payloads with
-    /// the same `message_id`, which is any text of the publisher's, within two minutes are one: the
-    /// second one is given the place of the first.
+    /// Publishes a payload, and comes back when the log has it, with its place there. See
+    /// [`Bus::submit`].
     ///
     /// # Errors
-    /// The subject is not valid, or the bus is not available. If the log does not say in time that it
-    /// has the payload, it may have it all the same: with the same `message_id` it can be published
-    /// again without harm.
+    /// As of [`Bus::submit`] and [`Submitted::taken`].
     pub async fn publish(
         &self,
         subject: &str,
         payload: Bytes,
         message_id: Option<&str>,
     ) -> Result<EventId, PublishError> {
+        self.submit(subject, payload, message_id)
+            .await?
+            .taken()
+            .await
+    }
+
+    /// Publishes a payload behind all that were submitted before. Two payloads with the same
+    /// `message_id`, which is any text of the publisher's, within two minutes are one: the second one is
+    /// given the place of the first.
+    ///
+    /// # Errors
+    /// The subject is not valid, or the bus is not available.
+    pub async fn submit(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        message_id: Option<&str>,
+    ) -> Result<Submitted, PublishError> {
         subject::check_publish(subject)?;
         match self {
-            Self::Embedded(bus) => bus.publish(subject, payload, message_id),
-            Self::Nats(bus) => bus.publish(subject, payload, message_id).await,
+            Self::Embedded(bus) => bus
+                .publish(subject, payload, message_id)
+                .map(Submitted::known),
+            Self::Nats(bus) => bus.submit(subject, payload, message_id).await,
         }
     }
 

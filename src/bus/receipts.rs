@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::PublishError;
 use super::keyed_queue::KeyedQueue;
 use crate::event::EventId;
 
@@ -19,6 +20,9 @@ const WINDOW: Duration = Duration::from_secs(120);
 
 /// The most message ids that are remembered.
 const REMEMBERED: usize = 262_144;
+
+/// How long the log may take to say that it has a message.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// When there are more that wait, those who have given up are looked for.
 const WAITING: usize = 1_024;
@@ -37,6 +41,51 @@ struct Inner {
 struct State {
     known: KeyedQueue<EventId>,
     waiting: HashMap<u64, Vec<oneshot::Sender<EventId>>, RandomState>,
+}
+
+/// A payload that was published, and that the log may have.
+#[derive(Debug)]
+pub struct Submitted(Receipt);
+
+#[derive(Debug)]
+enum Receipt {
+    Known(EventId),
+    Expected(oneshot::Receiver<EventId>, tokio::time::Instant),
+}
+
+impl Submitted {
+    /// One whose place is known already.
+    pub(super) fn known(id: EventId) -> Self {
+        Self(Receipt::Known(id))
+    }
+
+    /// One whose place will be told.
+    pub(super) fn expected(receipt: oneshot::Receiver<EventId>) -> Self {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        Self(Receipt::Expected(receipt, deadline))
+    }
+
+    /// Waits until the log has the payload; gives its place there.
+    ///
+    /// # Errors
+    /// The log does not say so in time. It may have the payload all the same: with the same
+    /// `message_id` it can be published again without harm.
+    pub async fn taken(self) -> Result<EventId, PublishError> {
+        let (receipt, deadline) = match self.0 {
+            Receipt::Known(id) => return Ok(id),
+            Receipt::Expected(receipt, deadline) => (receipt, deadline),
+        };
+        match tokio::time::timeout_at(deadline, receipt).await {
+            Ok(Ok(id)) => Ok(id),
+            Ok(Err(_)) => Err(PublishError::Unavailable(
+                "the server is stopping".to_owned(),
+            )),
+            Err(_) => Err(PublishError::Unavailable(
+                "the log does not say that it has the message, so that it may be lost: publish it again"
+                    .to_owned(),
+            )),
+        }
+    }
 }
 
 impl Receipts {

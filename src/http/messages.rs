@@ -5,7 +5,6 @@
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::{Bytes, Data};
-use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -14,8 +13,7 @@ use super::error::{self, ApiError};
 use super::outgoing::{IdempotencyKey, Outgoing};
 use super::rate::PublishRate;
 use crate::auth::Identity;
-use crate::bus::{Bus, PublishError};
-use crate::event::EventId;
+use crate::bus::{Bus, PublishError, Submitted};
 use crate::event::decode::Rules;
 
 /// The most messages of a batch.
@@ -74,7 +72,8 @@ pub(super) async fn send(
     let text = text(body, super::max_body(&rules))?;
     rate.take(&identity.user, 1)?;
     let message = Outgoing::addressed(&rules, &identity, parse(&text, "")?, "", &key)?;
-    let accepted = publish(&bus, message).await?;
+    let (id, submitted) = publish(&bus, message).await?;
+    let accepted = accepted(id, submitted).await?;
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
@@ -88,7 +87,8 @@ pub(super) async fn broadcast(
     let text = text(body, super::max_body(&rules))?;
     rate.take(&identity.user, 1)?;
     let message = Outgoing::to_everybody(&rules, &identity, parse(&text, "")?, &key)?;
-    let accepted = publish(&bus, message).await?;
+    let (id, submitted) = publish(&bus, message).await?;
+    let accepted = accepted(id, submitted).await?;
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
@@ -121,12 +121,18 @@ pub(super) async fn batch(
     let mut results = Vec::with_capacity(count);
     let numbered: Vec<(usize, &RawValue)> = batch.messages.into_iter().enumerate().collect();
     for some in numbered.chunks(IN_FLIGHT) {
-        // Polled in order for the first time, so that they are published in order.
-        let published = some.iter().map(|(index, message)| {
+        let mut submitted = Vec::with_capacity(some.len());
+        for (index, message) in some {
             let path = format!("messages[{index}]");
-            one_of_many(&bus, &rules, &identity, message, path, key.of_item(*index))
-        });
-        results.extend(join_all(published).await);
+            let key = key.of_item(*index);
+            submitted.push(submit(&bus, &rules, &identity, message, &path, &key).await);
+        }
+        for submitted in submitted {
+            results.push(match submitted {
+                Ok((id, submitted)) => accepted(id, submitted).await.map_err(ApiError::from),
+                Err(error) => Err(error),
+            });
+        }
     }
     let items: Vec<Item> = results.into_iter().map(Item::from).collect();
     let rejected = items.iter().filter(|item| item.is_rejected()).count();
@@ -137,29 +143,34 @@ pub(super) async fn batch(
     }))
 }
 
-async fn one_of_many(
+/// Publishes one of many, behind those before it.
+async fn submit(
     bus: &Bus,
     rules: &Rules,
     identity: &Identity,
     message: &RawValue,
-    path: String,
-    key: IdempotencyKey,
-) -> Result<Accepted, ApiError> {
-    let message = parse(message.get(), &path)?;
-    let message = Outgoing::addressed(rules, identity, message, &path, &key)?;
+    path: &str,
+    key: &IdempotencyKey,
+) -> Result<(String, Submitted), ApiError> {
+    let message = parse(message.get(), path)?;
+    let message = Outgoing::addressed(rules, identity, message, path, key)?;
     Ok(publish(bus, message).await?)
 }
 
-async fn publish(bus: &Bus, message: Outgoing) -> Result<Accepted, PublishError> {
+async fn publish(bus: &Bus, message: Outgoing) -> Result<(String, Submitted), PublishError> {
     let Outgoing {
         id,
         subject,
         payload,
         deduplicated_by,
     } = message;
-    let event: EventId = bus
-        .publish(&subject, payload, Some(&deduplicated_by))
-        .await?;
+    let submitted = bus.submit(&subject, payload, Some(&deduplicated_by));
+    Ok((id, submitted.await?))
+}
+
+/// Waits until the log has the message.
+async fn accepted(id: String, submitted: Submitted) -> Result<Accepted, PublishError> {
+    let event = submitted.taken().await?;
     Ok(Accepted {
         id,
         position: event.position(),

@@ -30,7 +30,7 @@ use self::core::CoreTask;
 use super::log::LocalLog;
 use super::receipts::Receipts;
 use super::subject::{Pattern, SubjectError};
-use super::{Calls, Feed, PublishError, Status, StatusCell};
+use super::{Calls, Feed, PublishError, Status, StatusCell, Submitted};
 use crate::event::{EventId, Timestamp};
 use connection::Connection;
 use jetstream::{JetStreamConfig, LogError, LogMetrics, LogReader, LogTask};
@@ -173,39 +173,31 @@ fn distinct_patterns(config: &NatsConfig) -> Result<Vec<Pattern>, SubjectError> 
 impl NatsBus {
     /// What is published comes back to this instance, by the log where there is one: then it is known
     /// to be stored, and where. No acknowledgement of the stream is needed, and none would say more.
-    pub(super) async fn publish(
+    pub(super) async fn submit(
         &self,
         subject: &str,
         payload: Bytes,
         message_id: Option<&str>,
-    ) -> Result<EventId, PublishError> {
+    ) -> Result<Submitted, PublishError> {
         let status = self.status();
         if !status.up {
             return Err(PublishError::Unavailable(status.detail));
         }
         let message_id = message_id.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
         if let Some(before) = self.receipts.find(&message_id) {
-            return Ok(before);
+            return Ok(Submitted::known(before));
         }
         let receipt = self.receipts.wait(&message_id);
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, message_id);
-        let published = async {
-            self.client
-                .publish_with_headers(subject.to_owned(), headers, payload)
-                .await
-                .map_err(|error| PublishError::Nats(error.into()))?;
-            receipt
-                .await
-                .map_err(|_| PublishError::Unavailable("the server is stopping".to_owned()))
-        };
-        let published = tokio::time::timeout(PUBLISH_TIMEOUT, published).await;
-        published.unwrap_or_else(|_| {
-            Err(PublishError::Unavailable(
-                "the log does not say that it has the message, so that it may be lost: publish it again"
-                    .to_owned(),
-            ))
-        })
+        let published = self
+            .client
+            .publish_with_headers(subject.to_owned(), headers, payload);
+        match tokio::time::timeout(PUBLISH_TIMEOUT, published).await {
+            Ok(Ok(())) => Ok(Submitted::expected(receipt)),
+            Ok(Err(error)) => Err(PublishError::Nats(error.into())),
+            Err(_) => Err(PublishError::Unavailable("NATS takes nothing".to_owned())),
+        }
     }
 
     pub(super) fn status(&self) -> Status {

@@ -197,7 +197,7 @@ impl World {
     }
 
     async fn log_end(&self) -> Option<u64> {
-        let stream = self.backend.as_ref()?.stream("NOTIFY").await?;
+        let stream = self.backend.as_ref()?.stream_if_any().await?;
         stream
             .get_info()
             .await
@@ -371,7 +371,7 @@ impl World {
             .backend
             .as_ref()
             .unwrap()
-            .stream("NOTIFY")
+            .stream_if_any()
             .await
             .unwrap();
         let mut log = BTreeMap::new();

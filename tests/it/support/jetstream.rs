@@ -56,6 +56,11 @@ impl Backend {
         self.flush().await;
     }
 
+    /// The stream behind the log, if it is there and answers.
+    pub(crate) async fn stream_if_any(&self) -> Option<stream::Stream> {
+        self.jetstream().get_stream(STREAM).await.ok()
+    }
+
     /// The stream behind the log, which must be there.
     pub(crate) async fn stream(&self) -> stream::Stream {
         let stream = self.jetstream().get_stream(STREAM).await;

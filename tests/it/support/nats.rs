@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::Command;
 
-use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, ConnectOptions, Subscriber};
 use futures_util::StreamExt as _;
 use serde_json::Value;
@@ -162,12 +161,6 @@ impl Backend {
             .publish(subject.to_owned(), payload.into())
             .await
             .unwrap();
-    }
-
-    /// The stream of this name, if there is one that answers.
-    pub(crate) async fn stream(&self, name: &str) -> Option<Stream> {
-        let context = async_nats::jetstream::new(self.0.clone());
-        context.get_stream(name).await.ok()
     }
 
     /// Waits until the server has all that was sent. What the client library calls a flush ends at

@@ -413,10 +413,6 @@ impl Follower {
             self.missing = true;
             self.reading = None;
         }
-        // What was read so far has gone on. Looking again tells whether the stream is still there.
-        if let Some(reading) = self.reading.take() {
-            self.want(reading.why, now);
-        }
     }
 
     fn want(&mut self, why: Why, now: Instant) {

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryFutureExt as _};
 use tokio::sync::Mutex;
 
 use super::stream::{Extent, LogError, LogStream};
@@ -117,7 +119,7 @@ impl LogReader {
         to: u64,
         max_bytes: usize,
     ) -> Result<Fetched, LogError> {
-        let consumer = timely(self.stream.context().create_consumer_on_stream(
+        let created = self.stream.context().create_consumer_on_stream(
             pull::Config {
                 deliver_policy: DeliverPolicy::ByStartSequence {
                     start_sequence: from,
@@ -129,8 +131,17 @@ impl LogReader {
                 ..pull::Config::default()
             },
             self.stream.name(),
-        ))
-        .await?;
+        );
+        let created = created.map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(says)
+                if says.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                LogError::Missing
+            }
+            _ => LogError::Unavailable(error.to_string()),
+        });
+        let created = tokio::time::timeout(PATIENCE, created).await;
+        let consumer = created.unwrap_or_else(|_| Err(silent()))?;
         let fetched = collect(&consumer, epoch, from, to, max_bytes).await;
         let name = consumer.cached_info().name.clone();
         // It would go by itself after a while; whether this works changes nothing.
