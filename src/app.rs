@@ -6,12 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::{Server, ServerHandle};
-use actix_web::{App, HttpServer};
+use actix_web::App;
 use actix_web_lab::middleware::CatchPanic;
-use socket2::SockRef;
-use tokio::net::TcpStream;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::archive::Archive;
@@ -25,11 +22,11 @@ use crate::http::{self, Development, Exporter, Health, Parts, PublishRate};
 use crate::hub::Hub;
 use crate::hub::admission::{Admission, Quota};
 use crate::ingest::Ingest;
+use crate::listener::{self, Listener};
 use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::peers::{Peers, instance_name};
 use crate::refresh::Refresh;
-use crate::units::Period;
 
 /// How long the rest of the stop may take after the connections are gone.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -46,15 +43,13 @@ const RESERVED_FILES: usize = 256;
 /// A server that listens and is ready to run.
 #[derive(Debug)]
 pub struct Application {
-    address: SocketAddr,
     config: Config,
     hub: Hub,
     peers: Peers,
     health: Health,
     database: Database,
     tasks: JoinSet<RunError>,
-    server: JoinHandle<std::io::Result<()>>,
-    handle: ServerHandle,
+    listener: Listener,
 }
 
 /// Why the server could not be built.
@@ -95,9 +90,6 @@ pub enum RunError {
     /// Something that must run has panicked.
     #[error("a task has failed")]
     Task(#[from] tokio::task::JoinError),
-    /// The HTTP server failed.
-    #[error("the HTTP server failed")]
-    Server(#[source] std::io::Error),
 }
 
 impl Application {
@@ -161,25 +153,22 @@ impl Application {
             exporter: Exporter::new(metrics.registry()),
             development: signer.map(|signer| Development::new(signer, own_database)),
         };
-        let (server, address) = listen(&config, parts, files)?;
-        let handle = server.handle();
+        let listener = listen(&config, parts, files)?;
         Ok(Self {
-            address,
             config,
             hub,
             peers,
             health,
             database,
             tasks,
-            server: tokio::spawn(server),
-            handle,
+            listener,
         })
     }
 
     /// The address that it listens on, with the real port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.address()
     }
 
     /// Runs until `stop` is ready, and then stops in order.
@@ -195,15 +184,11 @@ impl Application {
                 None => RunError::Ended("every task"),
             }),
             () = self.hub.shard_ended() => Some(RunError::Ended("a shard of the hub")),
-            ended = &mut self.server => Some(match ended {
-                Ok(Ok(())) => RunError::Ended("the HTTP server"),
-                Ok(Err(error)) => RunError::Server(error),
-                Err(error) => error.into(),
-            }),
+            () = self.listener.stopped() => Some(RunError::Ended("the HTTP server")),
         };
         match unexpected {
             Some(error) => {
-                self.handle.stop(false).await;
+                self.listener.cut();
                 Err(error)
             }
             None => {
@@ -221,16 +206,17 @@ impl Application {
         self.health.stopping();
         tokio::time::sleep(self.config.server.unready_delay.0).await;
         self.hub.admission().stop();
-        // Asks for the stop at once and waits for it below: the listener closes before the
-        // streams are told to go, so that none of them comes back to here.
-        let stopped = self.handle.stop(true);
+        // The listener closes before the streams are told to go, so that none of them comes back to
+        // here.
+        self.listener.stop();
         self.hub.drain().await;
+        let stopped = self.listener.stopped();
         if tokio::time::timeout(deadline.0, stopped).await.is_err() {
             warn!(
                 connections = self.hub.admission().total(),
                 "connections are cut because the drain timeout has passed"
             );
-            self.handle.stop(false).await;
+            self.listener.cut();
         }
         self.peers.leave().await;
         self.tasks.shutdown().await;
@@ -363,13 +349,22 @@ fn spawn(
     });
 }
 
-fn listen(config: &Config, parts: Parts, files: usize) -> Result<(Server, SocketAddr), BuildError> {
-    let wanted = SocketAddr::new(config.host(), config.server.port);
+fn listen(config: &Config, parts: Parts, files: usize) -> Result<Listener, BuildError> {
+    let address = SocketAddr::new(config.host(), config.server.port);
     let origins = config.server.allowed_origins.clone();
-    let write_timeout = config.stream.write_timeout;
-    let workers = workers(config);
-    let drain_timeout = config.server.drain_timeout.0.as_secs().max(1);
-    let server = HttpServer::new(move || {
+    let threads = workers(config);
+    let settings = listener::Settings {
+        address,
+        backlog: config.server.backlog,
+        threads,
+        // The hub counts streams and answers when there are too many. This is for the rest, such as
+        // idle connections: without files, accepting would fail for everybody.
+        connections: (files.saturating_sub(RESERVED_FILES) / threads).max(1),
+        // A little later than the hub, which can tell a stalled reader from a broken connection and
+        // says so.
+        dead_after: config.stream.write_timeout.0.mul_f64(1.5),
+    };
+    let app = move || {
         // Runs once on each thread that serves connections: here its share of the hub begins.
         let (local, shard) = parts.hub.open_shard();
         actix_web::rt::spawn(shard.run());
@@ -378,44 +373,13 @@ fn listen(config: &Config, parts: Parts, files: usize) -> Result<(Server, Socket
             .wrap(http::cors(&origins))
             .wrap(CatchPanic::default())
             .configure(move |service| http::configure(service, parts, local))
-    })
-    .on_connect(move |connection, _| {
-        if let Some(stream) = connection.downcast_ref::<TcpStream>() {
-            find_dead_peers(stream, write_timeout);
-        }
-    })
-    .workers(workers)
-    .backlog(config.server.backlog)
-    // The hub counts streams and answers when there are too many. This is for the rest, such as
-    // idle connections: without files, accepting would fail for everybody.
-    .max_connections((files.saturating_sub(RESERVED_FILES) / workers).max(1))
-    .tcp_nodelay(true)
-    .h1_allow_half_closed(false)
-    .shutdown_timeout(drain_timeout)
-    .disable_signals();
-    let server = server
-        .bind(wanted)
-        .map_err(|error| BuildError::Listen(wanted, error))?;
-    let address = server.addrs().first().copied().unwrap_or(wanted);
-    Ok((server.run(), address))
+    };
+    listener::listen(settings, app).map_err(|error| BuildError::Listen(address, error))
 }
 
 fn workers(config: &Config) -> usize {
     match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
-    }
-}
-
-/// Has the kernel give a connection up whose peer acknowledges nothing: a phone that is gone sends
-/// no goodbye, and a stalled reader takes nothing. A little later than the hub, which can tell a
-/// stalled reader from a broken connection and says so.
-fn find_dead_peers(stream: &TcpStream, write_timeout: Period) {
-    let timeout = write_timeout.0.mul_f64(1.5);
-    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(timeout)) {
-        warn!(
-            error = error.to_string(),
-            "dead peers will be found late because TCP_USER_TIMEOUT could not be set"
-        );
     }
 }

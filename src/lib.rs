@@ -17,6 +17,7 @@
 //! | [`peers`] | the other instances: who is there, and asking all of them |
 //! | [`auth`] | from a token to an identity |
 //! | [`database`], [`membership`] | the pool, and who is in which chat |
+//! | [`listener`] | accepts connections, in turn with what else a thread has to do |
 //! | [`http`] | routes, extractors, errors |
 //! | [`config`], [`telemetry`], [`metrics`] | settings, logs, counters |
 //! | [`app`] | builds, spawns, watches and stops all of it |
@@ -35,6 +36,7 @@ pub mod event;
 pub mod http;
 pub mod hub;
 pub mod ingest;
+pub mod listener;
 pub mod membership;
 pub mod metrics;
 pub mod peers;

@@ -1,0 +1,240 @@
+//! Accepts connections and serves them, on a few threads, each with its own share of the hub.
+//!
+//! A thread takes one connection, then lets everything else on it have a turn, then takes the next.
+//! Those that wait do so in the kernel, where they cost nothing: when thousands of clients come at
+//! once, the streams that are open already go on receiving.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::body::MessageBody;
+use actix_http::{HttpService, Request, Response};
+use actix_service::{
+    IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt as _, map_config,
+};
+use actix_web::dev::AppConfig;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+/// How long a client may take to send a request's head, and to take leave.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an idle connection is kept for another request.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// The pause after accepting has failed, most likely for want of files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How connections are accepted.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// Connections that may wait in the kernel.
+    pub backlog: u32,
+    /// Threads that serve.
+    pub threads: usize,
+    /// Connections that each thread may have.
+    pub connections: usize,
+    /// A peer that acknowledges nothing for so long is given up by the kernel.
+    pub dead_after: Duration,
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Listener {
+    address: SocketAddr,
+    stop: CancellationToken,
+    cut: CancellationToken,
+    /// Closed when the last thread has ended.
+    running: mpsc::Receiver<()>,
+}
+
+impl Listener {
+    /// The address that it listens on, with the real port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts no more. Connections end when their responses do.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Ends all connections as they are.
+    pub fn cut(&self) {
+        self.stop.cancel();
+        self.cut.cancel();
+    }
+
+    /// Comes back when no connection is left after [`Listener::stop`], or all threads have ended for
+    /// another reason.
+    pub async fn stopped(&mut self) {
+        let _ = self.running.recv().await;
+    }
+}
+
+/// Listens, and serves connections by what `app` makes, once on each thread.
+///
+/// # Errors
+/// The address can't be listened on, or threads can't be had.
+pub fn listen<F, I, S, B>(settings: Settings, app: F) -> io::Result<Listener>
+where
+    F: Fn() -> I + Send + Clone + 'static,
+    I: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<Request, Config = AppConfig> + 'static,
+    S::Error: Into<actix_web::Error> + 'static,
+    S::InitError: fmt::Debug,
+    S::Response: Into<Response<B>> + 'static,
+    S::Service: 'static,
+    <S::Service as actix_service::Service<Request>>::Future: 'static,
+    B: MessageBody + 'static,
+{
+    let socket = bind(settings)?;
+    let (sender, running) = mpsc::channel(1);
+    let listener = Listener {
+        address: socket.local_addr()?,
+        stop: CancellationToken::new(),
+        cut: CancellationToken::new(),
+        running,
+    };
+    for number in 0..settings.threads {
+        let thread = Thread {
+            // The threads share one queue of the kernel, so that whoever has time takes the next.
+            socket: socket.try_clone()?,
+            settings,
+            stop: listener.stop.clone(),
+            cut: listener.cut.clone(),
+        };
+        let (app, running) = (app.clone(), sender.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name(format!("http-{number}"))
+            .spawn(move || {
+                LocalSet::new().block_on(&runtime, thread.run(app));
+                drop(running);
+            })?;
+    }
+    Ok(listener)
+}
+
+fn bind(settings: Settings) -> io::Result<StdListener> {
+    let address = settings.address;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // A restart need not wait for the connections of the server before to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+struct Thread {
+    socket: StdListener,
+    settings: Settings,
+    stop: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Thread {
+    async fn run<F, I, S, B>(self, app: F)
+    where
+        F: Fn() -> I,
+        I: IntoServiceFactory<S, Request>,
+        S: ServiceFactory<Request, Config = AppConfig> + 'static,
+        S::Error: Into<actix_web::Error> + 'static,
+        S::InitError: fmt::Debug,
+        S::Response: Into<Response<B>> + 'static,
+        S::Service: 'static,
+        <S::Service as actix_service::Service<Request>>::Future: 'static,
+        B: MessageBody + 'static,
+    {
+        let stop = self.stop.clone();
+        let app = app()
+            .into_factory()
+            .map_err(|error| error.into().error_response());
+        let service = HttpService::build()
+            .graceful_shutdown_signal(move || stop.clone().cancelled_owned())
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(REQUEST_TIMEOUT)
+            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+            .h1_allow_half_closed(false)
+            .tcp_nodelay(true)
+            .finish(map_config(app, |()| AppConfig::default()))
+            .tcp();
+        let (Ok(service), Ok(socket)) = (
+            service.new_service(()).await,
+            TcpListener::from_std(self.socket),
+        ) else {
+            warn!("a thread that serves connections could not begin");
+            return;
+        };
+        let service = Rc::new(service);
+        let room = Arc::new(Semaphore::new(self.settings.connections));
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = async {
+                let place = Arc::clone(&room).acquire_owned().await;
+                (socket.accept().await, place)
+            };
+            let (accepted, place) = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                accepted = accepted => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    find_dead_peers(&stream, self.settings.dead_after);
+                    let service = Rc::clone(&service);
+                    connections.spawn_local(async move {
+                        // Whatever goes wrong on a connection has been answered, or can't be.
+                        let _ = service.call(stream).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    warn!(
+                        error = error.to_string(),
+                        "a connection could not be accepted"
+                    );
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(socket);
+        connections.close();
+        tokio::select! {
+            () = connections.wait() => {}
+            () = self.cut.cancelled() => {}
+        }
+    }
+}
+
+/// Has the kernel give a connection up whose peer acknowledges nothing: a phone that is gone sends
+/// no goodbye, and a stalled reader takes nothing.
+fn find_dead_peers(stream: &TcpStream, dead_after: Duration) {
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(dead_after)) {
+        warn!(
+            error = error.to_string(),
+            "dead peers will be found late because TCP_USER_TIMEOUT could not be set"
+        );
+    }
+}
