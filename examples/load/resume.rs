@@ -58,7 +58,7 @@ impl Resume {
         let publisher = Publisher::connect(&options.nats, groups.end, CONTENT).await?;
         let (probes, _) = Fleet::open(options, clients + 1, PROBES).await?;
 
-        let visit = Visit::begin(options, &vec![None; clients], 0).await?;
+        let visit = Visit::begin(options, &vec![None; clients], 0)?;
         let opened = visit.arrival(options.patience).await;
         let lobby = Rc::clone(&visit.lobby);
         let ids = visit.departure(options.patience).await;
@@ -82,7 +82,7 @@ impl Resume {
 
         let clock = CpuClock::start(server)?;
         probes.expect(MOST);
-        let visit = Visit::begin(options, &ids, self.missed).await?;
+        let visit = Visit::begin(options, &ids, self.missed)?;
         let back = Cell::new(None);
         let storm = async { back.set(Some(visit.arrival(options.patience).await)) };
         let (published, ()) =

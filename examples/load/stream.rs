@@ -13,6 +13,7 @@ use std::{
 
 use memchr::memmem::Finder;
 use serde_json::Value;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::{TcpSocket, TcpStream},
@@ -165,12 +166,16 @@ fn notice(desk: &Desk, event: &[u8]) -> Result<bool, Reason> {
     }
 }
 
-/// Connects. To a server on this machine, from as many addresses as so many ports take.
+/// Connects. To a server on this machine, from as many addresses as so many ports take. The connection
+/// ends by a reset, so that its port is free at once: with tens of thousands waiting for their time to pass,
+/// the kernel would search long for another, or find none.
 pub(crate) async fn connect(server: SocketAddr, index: usize) -> io::Result<TcpStream> {
-    if server.is_ipv6() {
-        return TcpSocket::new_v6()?.connect(server).await;
-    }
-    let socket = TcpSocket::new_v4()?;
+    let socket = if server.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
     let address = index / STREAMS_PER_ADDRESS;
     if address > 0 && server.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) {
         let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + address as u32);

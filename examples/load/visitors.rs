@@ -58,11 +58,7 @@ pub(crate) struct Visit {
 impl Visit {
     /// Users 1 to `ids.len()` come, each behind its id if it has one. Those who come back have missed
     /// `missed` events.
-    pub(crate) async fn begin(
-        options: &Options,
-        ids: &[Option<String>],
-        missed: u64,
-    ) -> Result<Self> {
+    pub(crate) fn begin(options: &Options, ids: &[Option<String>], missed: u64) -> Result<Self> {
         let lobby = Rc::new(Lobby {
             server: options.server,
             buffer: RefCell::new(vec![0; READ_BUFFER].into()),
@@ -82,8 +78,6 @@ impl Visit {
         let started = Instant::now();
         let mut tasks = JoinSet::new();
         for (index, request) in requests.into_iter().enumerate() {
-            // The ports of the first visit are not free yet at the second: another address.
-            let index = index + if missed > 0 { ids.len() } else { 0 };
             let visitor = Visitor::new(Rc::clone(&lobby));
             let places = Arc::clone(&places);
             tasks.spawn_local(async move { visitor.run(index, &request, &places).await });
@@ -110,7 +104,7 @@ impl Visit {
     pub(crate) async fn departure(mut self, patience: Duration) -> Vec<Option<String>> {
         let left = &self.lobby.left;
         self.lobby.wait(patience, self.visitors, left).await;
-        let late = self.visitors - left.get();
+        let late = self.visitors - left.get() - self.lobby.failed();
         for _ in 0..late {
             count(&self.lobby.wrong, "not done in time".to_owned());
         }
