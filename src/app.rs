@@ -364,6 +364,12 @@ fn listen(config: &Config, parts: Parts, files: usize) -> Result<Listener, Build
         // says so.
         dead_after: config.stream.write_timeout.0.mul_f64(1.5),
     };
+    let (hub, mut before) = (parts.hub.clone(), 0);
+    // What newcomers would delay.
+    let delivering = move || {
+        let events = hub.routed();
+        std::mem::replace(&mut before, events) != events
+    };
     let app = move || {
         // Runs once on each thread that serves connections: here its share of the hub begins.
         let (local, shard) = parts.hub.open_shard();
@@ -374,7 +380,7 @@ fn listen(config: &Config, parts: Parts, files: usize) -> Result<Listener, Build
             .wrap(CatchPanic::default())
             .configure(move |service| http::configure(service, parts, local))
     };
-    listener::listen(settings, app).map_err(|error| BuildError::Listen(address, error))
+    listener::listen(settings, delivering, app).map_err(|error| BuildError::Listen(address, error))
 }
 
 fn workers(config: &Config) -> usize {

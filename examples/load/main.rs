@@ -33,7 +33,7 @@ use clap::{Parser, Subcommand};
 
 use crate::report::Target;
 
-#[derive(Parser)]
+#[derive(Parser, Clone)]
 // A later option wins, so that a script's settings can be overridden behind them.
 #[command(
     args_override_self = true,

@@ -1,10 +1,12 @@
 //! The scenario of coming back: all clients are away while events pass, then all come back at once. What
 //! that costs others is measured on a few streams that stay.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
+use thread_priority::ThreadPriority;
+use tokio::sync::oneshot;
 
 use crate::{
     Options,
@@ -14,7 +16,7 @@ use crate::{
     publisher::Publisher,
     report::Report,
     scenario::{MICRO, QUANTILES, report_others, report_times},
-    visitors::{Lobby, Visit},
+    visitors::Visit,
 };
 
 /// Streams that stay.
@@ -62,7 +64,7 @@ impl Resume {
         let opened = visit.arrival(options.patience).await;
         let lobby = Rc::clone(&visit.lobby);
         let ids = visit.departure(options.patience).await;
-        report_wrong(report, &lobby);
+        report_wrong(report, &lobby.wrong.borrow());
         report.figure("clients", clients as f64, "");
         report.figure("first_visit_seconds", opened.as_secs_f64(), "s");
 
@@ -82,11 +84,13 @@ impl Resume {
 
         let clock = CpuClock::start(server)?;
         probes.expect(MOST);
-        let visit = Visit::begin(options, &ids, self.missed)?;
+        let storm = Storm::begin(options.clone(), ids, self.missed)?;
         let back = Cell::new(None);
-        let storm = async { back.set(Some(visit.arrival(options.patience).await)) };
-        let (published, ()) =
-            tokio::join!(publisher.steady_until(rate, || back.get().is_some()), storm);
+        let arrival = async { back.set(storm.arrived.await.ok()) };
+        let (published, ()) = tokio::join!(
+            publisher.steady_until(rate, || back.get().is_some()),
+            arrival
+        );
         probes.desk.tally.borrow_mut().shorten(published?);
         probes.wait(options.patience).await;
         let cpu = clock.elapsed()?;
@@ -94,18 +98,65 @@ impl Resume {
 
         // What each gets next must be this, and not something that it has already.
         publisher.each(groups, self.missed).await?;
-        let lobby = Rc::clone(&visit.lobby);
-        visit.departure(options.patience).await;
+        let _ = storm.go.send(());
+        let (caught_up, wrong) = storm
+            .books
+            .await
+            .context("the thread of those who come back")?;
         report.figure("missed_by_each", self.missed as f64, "");
-        report_times(report, "caught_up", &lobby.caught_up.borrow(), &QUANTILES);
+        report_times(report, "caught_up", &caught_up, &QUANTILES);
         report.figure("resume_seconds", took.as_secs_f64(), "s");
         if let Some(cpu) = cpu {
             report.figure("cpu_us_per_resume", cpu * MICRO / clients as f64, "µs");
         }
         report_live(report, "live_during", &probes);
-        report_wrong(report, &lobby);
+        report_wrong(report, &wrong);
         report_others(report, &probes);
         Ok(())
+    }
+}
+
+/// Those who come back, on a thread of their own: what they read must not keep this program from
+/// noticing when the streams that stay get something.
+struct Storm {
+    /// How long it took until all were back.
+    arrived: oneshot::Receiver<Duration>,
+    /// Lets them go, once they have what they get last.
+    go: oneshot::Sender<()>,
+    /// How long each took, and what was wrong.
+    books: oneshot::Receiver<(Histogram, BTreeMap<String, usize>)>,
+}
+
+impl Storm {
+    fn begin(options: Options, ids: Vec<Option<String>>, missed: u64) -> Result<Self> {
+        let (arrived_sender, arrived) = oneshot::channel();
+        let (go, going) = oneshot::channel();
+        let (books_sender, books) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::spawn(move || {
+            // NATS and the streams that stay share a core with this thread, and are what is measured.
+            let lowest = thread_priority::set_current_thread_priority(ThreadPriority::Min);
+            let visit = async move {
+                let visit = Visit::begin(&options, &ids, missed)?;
+                let took = visit.arrival(options.patience).await;
+                // Whoever waits for these may have given up.
+                let _ = arrived_sender.send(took);
+                let _ = going.await;
+                let lobby = Rc::clone(&visit.lobby);
+                visit.departure(options.patience).await;
+                let books = (
+                    lobby.caught_up.replace(Histogram::new()),
+                    lobby.wrong.take(),
+                );
+                let _ = books_sender.send(books);
+                anyhow::Ok(())
+            };
+            lowest.map_err(|error| anyhow!("lowering a thread's priority: {error}"))?;
+            tokio::task::LocalSet::new().block_on(&runtime, visit)
+        });
+        Ok(Self { arrived, go, books })
     }
 }
 
@@ -120,13 +171,12 @@ fn report_live(report: &mut Report, name: &str, probes: &Fleet) {
     );
 }
 
-fn report_wrong(report: &mut Report, lobby: &Lobby) {
-    let wrong = lobby.wrong.borrow();
+fn report_wrong(report: &mut Report, wrong: &BTreeMap<String, usize>) {
     let sum: usize = wrong.values().sum();
     if sum > 0 {
         report.must_be_zero("clients_wrong", sum as u64);
     }
-    for (reason, count) in &*wrong {
+    for (reason, count) in wrong {
         report.failure(format!("{count} clients: {reason}"));
     }
 }

@@ -51,6 +51,10 @@ pub struct Totals {
 }
 
 impl Metrics {
+    pub(super) fn routed_total(&self) -> u64 {
+        self.routed.get()
+    }
+
     pub(super) fn totals(&self) -> Totals {
         Totals {
             events: self.delivered.get(),

@@ -334,6 +334,12 @@ impl Hub {
         found
     }
 
+    /// Live events that were queued so far, once per session.
+    #[must_use]
+    pub fn routed(&self) -> u64 {
+        self.0.metrics.routed_total()
+    }
+
     /// What this instance has done so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
