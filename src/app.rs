@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::App;
 use actix_web_lab::middleware::CatchPanic;
@@ -33,6 +33,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How long the start waits for the log.
 const FIRST_WORDS: Duration = Duration::from_secs(3);
+
+/// Whoever was sent an event within this time is likely to be sent another one.
+const LATELY: Duration = Duration::from_millis(200);
 
 /// The open files limit where it can't be found out.
 const USUAL_FILES: usize = 1_024;
@@ -364,11 +367,15 @@ fn listen(config: &Config, parts: Parts, files: usize) -> Result<Listener, Build
         // says so.
         dead_after: config.stream.write_timeout.0.mul_f64(1.5),
     };
-    let (hub, mut before) = (parts.hub.clone(), 0);
     // What newcomers would delay.
+    let (hub, mut last) = (parts.hub.clone(), (0, None));
     let delivering = move || {
+        let (before, since) = last;
         let events = hub.routed();
-        std::mem::replace(&mut before, events) != events
+        if events != before {
+            last = (events, Some(Instant::now()));
+        }
+        events != before || since.is_some_and(|at: Instant| at.elapsed() < LATELY)
     };
     let app = move || {
         // Runs once on each thread that serves connections: here its share of the hub begins.

@@ -207,7 +207,12 @@ impl Ingest {
                 self.metrics.presence_dropped.inc();
             }
         } else {
-            let event = Event::new(message.id, decoded);
+            let mut event = Event::new(message.id, decoded);
+            if self.hub.is_tracking()
+                && let Some(tracked) = own_id(&message.payload).and_then(|id| self.hub.tracked(&id))
+            {
+                event.frame = event.frame.track(tracked);
+            }
             self.hub.deliver(event, delivery).await;
         }
     }
@@ -261,6 +266,19 @@ impl PresenceLane {
             error = error.to_string(),
             "presence event dropped"
         );
+    }
+}
+
+/// The id that a message has of its own.
+fn own_id(payload: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Own {
+        id: serde_json::Value,
+    }
+    match serde_json::from_slice::<Own>(payload).ok()?.id {
+        serde_json::Value::String(id) => Some(id),
+        serde_json::Value::Number(id) => Some(id.to_string()),
+        _ => None,
     }
 }
 

@@ -94,7 +94,7 @@ impl Listener {
 }
 
 /// Listens, and serves connections by what `app` makes, once on each thread. `delivering` says whether
-/// events were delivered since it was asked last.
+/// events are being delivered.
 ///
 /// # Errors
 /// The address can't be listened on, or threads can't be had.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::MissedTickBehavior;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use crate::auth::{Identity, Tickets};
 use crate::bus::{Call, Calls};
+use crate::event::UserId;
 use crate::hub::{Finding, Hub, Question, Totals};
 
 /// Between two signs of life, and how long after the last one an instance counts as gone.
@@ -26,6 +28,16 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// How long answers of others are waited for.
 const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// Questions of others that are being answered.
+const AT_ONCE: usize = 256;
+
+/// How long an answer may be on its way.
+const ON_THE_WAY: Duration = Duration::from_millis(50);
+
+/// The longest that anybody may wait for what a message has reached, and how often it is looked at.
+const LONGEST: Duration = Duration::from_secs(10);
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// This instance among the others. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,11 +73,18 @@ enum Request {
     Find(Question),
     Summary,
     Redeem(Uuid),
+    /// Note whom the message of this id is written to.
+    Track(String),
+    /// Say whom it was written to: when it was written to all that it was queued for, or after so many
+    /// milliseconds.
+    Written(String, u64),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Reply {
+    Tracking,
+    Written(Reach),
     Found(Finding),
     Summary(Summary),
     Redeemed(Option<Identity>),
@@ -83,6 +102,15 @@ pub struct Summary {
     /// What it has done so far.
     #[serde(flatten)]
     pub totals: Totals,
+}
+
+/// Whom a message has reached on one instance.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Reach {
+    /// Sessions that it was written to.
+    pub sessions: u64,
+    /// Their users.
+    pub users: BTreeSet<UserId>,
 }
 
 /// What was gathered from all instances.
@@ -117,7 +145,7 @@ impl Peers {
 
     /// Asks all instances about their sessions.
     pub async fn find(&self, question: Question) -> Gathered<Finding> {
-        let gathered = self.gather(Request::Find(question)).await;
+        let gathered = self.gather(Request::Find(question), PATIENCE).await;
         gathered.filter_map(|reply| match reply {
             Reply::Found(found) => Some(found),
             _ => None,
@@ -126,9 +154,28 @@ impl Peers {
 
     /// Asks all instances how they are doing.
     pub async fn summaries(&self) -> Gathered<Summary> {
-        let gathered = self.gather(Request::Summary).await;
+        let gathered = self.gather(Request::Summary, PATIENCE).await;
         gathered.filter_map(|reply| match reply {
             Reply::Summary(summary) => Some(summary),
+            _ => None,
+        })
+    }
+
+    /// Has all instances note whom the message of this id is written to. Before it is published.
+    pub async fn track(&self, message: &str) {
+        self.gather(Request::Track(message.to_owned()), PATIENCE)
+            .await;
+    }
+
+    /// Whom a tracked message was written to, as far as that is known within a time.
+    pub async fn written(&self, message: &str, within: Duration) -> Gathered<Reach> {
+        // The others are asked for their answers a little earlier, so that they come in time.
+        let answer_after = within.saturating_sub(ON_THE_WAY);
+        let millis = u64::try_from(answer_after.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::Written(message.to_owned(), millis);
+        let gathered = self.gather(request, within).await;
+        gathered.filter_map(|reply| match reply {
+            Reply::Written(reach) => Some(reach),
             _ => None,
         })
     }
@@ -164,13 +211,13 @@ impl Peers {
         self.0.calls.tell_all(self.envelope(Request::Bye)).await;
     }
 
-    async fn gather(&self, request: Request) -> Gathered<Reply> {
+    async fn gather(&self, request: Request, within: Duration) -> Gathered<Reply> {
         let mut missing: BTreeSet<String> = self.others();
         let mut answers = match missing.is_empty() {
             true => None,
             false => {
                 let question = self.envelope(request.clone());
-                Some(self.0.calls.ask_all(question, PATIENCE).await)
+                Some(self.0.calls.ask_all(question, within).await)
             }
         };
         let own = self.answer(request).await;
@@ -208,10 +255,32 @@ impl Peers {
                 connections: inner.hub.admission().total(),
                 totals: inner.hub.totals(),
             })),
+            Request::Track(message) => inner.hub.track(&message).then_some(Reply::Tracking),
+            Request::Written(message, within) => {
+                let within = Duration::from_millis(within).min(LONGEST);
+                Some(Reply::Written(self.reach(&message, within).await))
+            }
             Request::Redeem(secret) => {
                 let identity = inner.tickets.redeem(secret, Instant::now());
                 Some(Reply::Redeemed(identity))
             }
+        }
+    }
+
+    async fn reach(&self, message: &str, within: Duration) -> Reach {
+        let deadline = Instant::now() + within;
+        let Some(tracked) = self.0.hub.tracked(message) else {
+            return Reach::default();
+        };
+        loop {
+            let so_far = tracked.so_far();
+            if so_far.is_complete() || Instant::now() >= deadline {
+                return Reach {
+                    sessions: so_far.sessions,
+                    users: so_far.users,
+                };
+            }
+            tokio::time::sleep(GLANCE).await;
         }
     }
 
@@ -239,14 +308,19 @@ impl PeersTask {
     pub async fn run(self) {
         let peers = self.0;
         let mut calls = peers.0.calls.listen(&peers.0.instance).await;
+        // Some answers take their time, and must not hold the others up.
+        let mut answers = FuturesUnordered::new();
         let mut hellos = tokio::time::interval(HELLO);
         hellos.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 call = calls.next() => match call {
-                    Some(call) => called(&peers, call).await,
+                    // More at once than this are not answered, and those who ask see who is missing.
+                    Some(_) if answers.len() >= AT_ONCE => {}
+                    Some(call) => called(&peers, call, &mut answers).await,
                     None => return,
                 },
+                Some(()) = answers.next(), if !answers.is_empty() => {}
                 _ = hellos.tick() => {
                     peers.0.calls.tell_all(peers.envelope(Request::Hello)).await;
                 }
@@ -255,7 +329,7 @@ impl PeersTask {
     }
 }
 
-async fn called(peers: &Peers, call: Call) {
+async fn called(peers: &Peers, call: Call, answers: &mut FuturesUnordered<BoxFuture<'static, ()>>) {
     let envelope: Envelope<Request> = match serde_json::from_slice(&call.payload) {
         Ok(envelope) => envelope,
         Err(error) => {
@@ -275,10 +349,14 @@ async fn called(peers: &Peers, call: Call) {
         // It has only just begun, and need not wait to learn that this one is there.
         peers.0.calls.tell_all(peers.envelope(Request::Hello)).await;
     }
-    if let Some(reply) = peers.answer(envelope.says).await {
-        let reply = peers.envelope(reply);
-        call.answer(reply).await;
-    }
+    let peers = peers.clone();
+    let answer = async move {
+        if let Some(reply) = peers.answer(envelope.says).await {
+            let reply = peers.envelope(reply);
+            call.answer(reply).await;
+        }
+    };
+    answers.push(answer.boxed());
 }
 
 impl<T> Gathered<T> {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::position::EventId;
 use super::timestamp::Timestamp;
+use super::tracked::Tracked;
 
 /// How much an event matters when not everything can be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ struct Encoded {
     expires_at: Option<Timestamp>,
     /// Whether it counts as an event sent, as pings and notices do not.
     counted: bool,
+    /// Whom it was written to, if somebody wants to know.
+    tracked: Option<Arc<Tracked>>,
 }
 
 impl Frame {
@@ -60,6 +63,7 @@ impl Frame {
             class: Class::Durable,
             expires_at: None,
             counted: false,
+            tracked: None,
         }))
     }
 
@@ -72,6 +76,7 @@ impl Frame {
             class: Class::Ephemeral,
             expires_at: None,
             counted: false,
+            tracked: None,
         }))
     }
 
@@ -84,8 +89,26 @@ impl Frame {
         let bytes = [name, retry.as_bytes(), rest].concat();
         Self(Arc::new(Encoded {
             bytes: Bytes::from(bytes),
+            tracked: None,
             ..*encoded
         }))
+    }
+
+    /// The same frame, of which it is noted whom it is written to.
+    #[must_use]
+    pub fn track(&self, tracked: Arc<Tracked>) -> Self {
+        let encoded = &*self.0;
+        Self(Arc::new(Encoded {
+            bytes: encoded.bytes.clone(),
+            tracked: Some(tracked),
+            ..*encoded
+        }))
+    }
+
+    /// Where it is noted whom the frame is written to.
+    #[must_use]
+    pub fn tracked(&self) -> Option<&Arc<Tracked>> {
+        self.0.tracked.as_ref()
     }
 
     fn encode(
@@ -117,6 +140,7 @@ impl Frame {
             class,
             expires_at,
             counted,
+            tracked: None,
         }))
     }
 

@@ -10,6 +10,7 @@ mod id;
 mod position;
 pub mod subject;
 mod timestamp;
+mod tracked;
 
 pub use audience::{Audience, MembershipChange, Recipients};
 pub use channel::{Channel, ChannelError, Resource};
@@ -17,6 +18,7 @@ pub use frame::{Class, Frame};
 pub use id::{ChatId, Id, IdError, UserId};
 pub use position::{Epoch, EventId, EventIdError};
 pub use timestamp::Timestamp;
+pub use tracked::{Tracked, Written};
 
 /// One immutable thing that happened: decoded once, encoded once, shared by every session that
 /// receives it.

@@ -29,7 +29,7 @@ pub(super) struct Page {
 
 /// Which instances an answer is from.
 #[derive(Debug, Serialize)]
-struct Instances {
+pub(super) struct Instances {
     replied: Vec<String>,
     missing: BTreeSet<String>,
 }
@@ -319,7 +319,10 @@ impl Page {
 }
 
 impl Instances {
-    fn new<'a>(replied: impl Iterator<Item = &'a String>, missing: BTreeSet<String>) -> Self {
+    pub(super) fn new<'a>(
+        replied: impl Iterator<Item = &'a String>,
+        missing: BTreeSet<String>,
+    ) -> Self {
         Self {
             replied: replied.cloned().collect(),
             missing,

@@ -4,23 +4,31 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::web::{Bytes, Data};
-use serde::Serialize;
+use std::time::Duration;
+
+use actix_web::web::{Bytes, Data, Query};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::connections::Instances;
 use super::credentials::Authenticated;
 use super::error::{self, ApiError};
 use super::outgoing::{IdempotencyKey, Outgoing};
 use super::rate::PublishRate;
 use crate::auth::Identity;
 use crate::bus::{Bus, PublishError, Submitted};
+use crate::event::UserId;
 use crate::event::decode::Rules;
+use crate::peers::Peers;
 
 /// The most messages of a batch.
 const MAX_BATCH: usize = 1_000;
 
 /// The largest body of a batch, in bytes.
 pub(super) const MAX_BATCH_BODY: usize = 8 << 20;
+
+/// The longest that a client can wait to hear whom its message has reached, in milliseconds.
+const LONGEST_WAIT: u64 = 10_000;
 
 /// Messages of a batch that are published before the first of them is waited for.
 const IN_FLIGHT: usize = 100;
@@ -34,6 +42,26 @@ struct Accepted {
     position: u64,
     /// Its id on streams.
     event_id: String,
+    /// Whom it has reached, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivered: Option<Delivered>,
+}
+
+/// Whom a message has reached within a time.
+#[derive(Serialize)]
+struct Delivered {
+    /// Sessions that it was written to.
+    sessions: u64,
+    /// Target users that it was written to no session of.
+    absent: Vec<UserId>,
+    instances: Instances,
+}
+
+/// What `send` and `broadcast` can be asked for besides.
+#[derive(Debug, Deserialize)]
+pub(super) struct Parameters {
+    /// How long to wait to hear whom the message has reached, in milliseconds.
+    wait: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -60,20 +88,20 @@ enum Item {
 }
 
 /// What publishing takes.
-type Parts = (Data<Bus>, Data<Rules>, Data<PublishRate>);
+type Parts = (Data<Bus>, Data<Rules>, Data<PublishRate>, Data<Peers>);
 
 /// `POST /api/v1/messages/send`
 pub(super) async fn send(
     Authenticated(identity): Authenticated,
     key: IdempotencyKey,
+    parameters: Query<Parameters>,
     body: Result<Bytes, actix_web::Error>,
-    (bus, rules, rate): Parts,
+    (bus, rules, rate, peers): Parts,
 ) -> Result<HttpResponse, ApiError> {
     let text = text(body, super::max_body(&rules))?;
     rate.take(&identity.user, 1)?;
     let message = Outgoing::addressed(&rules, &identity, parse(&text, "")?, "", &key)?;
-    let (id, submitted) = publish(&bus, message).await?;
-    let accepted = accepted(id, submitted).await?;
+    let accepted = publish_one(&bus, &peers, message, parameters.wait).await?;
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
@@ -81,14 +109,14 @@ pub(super) async fn send(
 pub(super) async fn broadcast(
     Authenticated(identity): Authenticated,
     key: IdempotencyKey,
+    parameters: Query<Parameters>,
     body: Result<Bytes, actix_web::Error>,
-    (bus, rules, rate): Parts,
+    (bus, rules, rate, peers): Parts,
 ) -> Result<HttpResponse, ApiError> {
     let text = text(body, super::max_body(&rules))?;
     rate.take(&identity.user, 1)?;
     let message = Outgoing::to_everybody(&rules, &identity, parse(&text, "")?, &key)?;
-    let (id, submitted) = publish(&bus, message).await?;
-    let accepted = accepted(id, submitted).await?;
+    let accepted = publish_one(&bus, &peers, message, parameters.wait).await?;
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
@@ -97,7 +125,7 @@ pub(super) async fn batch(
     Authenticated(identity): Authenticated,
     key: IdempotencyKey,
     body: Result<Bytes, actix_web::Error>,
-    (bus, rules, rate): Parts,
+    (bus, rules, rate, _): Parts,
 ) -> Result<HttpResponse, ApiError> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -143,6 +171,44 @@ pub(super) async fn batch(
     }))
 }
 
+/// Publishes a message, and waits to hear whom it has reached, if that is asked for.
+async fn publish_one(
+    bus: &Bus,
+    peers: &Peers,
+    message: Outgoing,
+    wait: Option<u64>,
+) -> Result<Accepted, ApiError> {
+    let Some(wait) = wait else {
+        let (id, submitted) = publish(bus, message).await?;
+        return Ok(accepted(id, submitted).await?);
+    };
+    if wait > LONGEST_WAIT {
+        return Err(ApiError::Invalid {
+            field: "wait".into(),
+            problem: format!("it is at most {LONGEST_WAIT} milliseconds"),
+        });
+    }
+    let users = message.users.clone();
+    peers.track(&message.id).await;
+    let (id, submitted) = publish(bus, message).await?;
+    let accepted = accepted(id, submitted).await?;
+    let written = peers
+        .written(&accepted.id, Duration::from_millis(wait))
+        .await;
+    let reached = |user: &UserId| {
+        let mut reaches = written.replies.values();
+        reaches.any(|reach| reach.users.contains(user))
+    };
+    Ok(Accepted {
+        delivered: Some(Delivered {
+            sessions: written.replies.values().map(|reach| reach.sessions).sum(),
+            absent: users.into_iter().filter(|user| !reached(user)).collect(),
+            instances: Instances::new(written.replies.keys(), written.missing.clone()),
+        }),
+        ..accepted
+    })
+}
+
 /// Publishes one of many, behind those before it.
 async fn submit(
     bus: &Bus,
@@ -163,6 +229,7 @@ async fn publish(bus: &Bus, message: Outgoing) -> Result<(String, Submitted), Pu
         subject,
         payload,
         deduplicated_by,
+        users: _,
     } = message;
     let submitted = bus.submit(&subject, payload, Some(&deduplicated_by));
     Ok((id, submitted.await?))
@@ -175,6 +242,7 @@ async fn accepted(id: String, submitted: Submitted) -> Result<Accepted, PublishE
         id,
         position: event.position(),
         event_id: event.to_string(),
+        delivered: None,
     })
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::error::ApiError;
 use crate::auth::Identity;
 use crate::event::decode::{Decoded, Rejection, Rules, decode};
-use crate::event::{Recipients, Timestamp, subject};
+use crate::event::{Recipients, Resource, Timestamp, UserId, subject};
 
 /// The longest message id and idempotency key, in characters.
 const MAX_ID: usize = 200;
@@ -35,6 +35,8 @@ pub(super) struct Outgoing {
     pub(super) payload: Bytes,
     /// What the bus recognises the same message by.
     pub(super) deduplicated_by: String,
+    /// The users that it is for by name.
+    pub(super) users: Vec<UserId>,
 }
 
 impl FromRequest for IdempotencyKey {
@@ -196,6 +198,7 @@ impl<'a> Draft<'a> {
             _ => subject,
         };
         Ok(Outgoing {
+            users: users(&decoded),
             id: self.id,
             subject,
             payload: payload.into(),
@@ -222,6 +225,19 @@ fn permit(identity: &Identity, decoded: &Decoded) -> Result<(), ApiError> {
             }
         }
     }
+}
+
+/// The users among whom a message is for.
+fn users(decoded: &Decoded) -> Vec<UserId> {
+    let Recipients::Channels(channels) = &decoded.audience.to else {
+        return Vec::new();
+    };
+    let users = channels.iter().filter_map(|channel| {
+        let user = *channel.resource() == Resource::User;
+        let id = user.then(|| channel.id().to_string())?;
+        UserId::parse(&id).ok()
+    });
+    users.collect()
 }
 
 fn rejected(path: &str, rejection: Rejection) -> ApiError {

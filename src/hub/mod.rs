@@ -20,6 +20,7 @@ mod session;
 mod settings;
 mod shard;
 mod stream;
+mod tracking;
 
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
@@ -47,10 +48,11 @@ pub use session::{Opening, connection_span};
 pub use settings::StreamConfig;
 pub use stream::{LocalHub, PendingSession, SessionStream};
 
-use crate::event::{ChatId, Event, EventId, UserId};
+use crate::event::{ChatId, Event, EventId, Tracked, UserId};
 use admission::Admission;
 use history::History;
 use shard::Shard;
+use tracking::Tracking;
 
 /// Commands that wait for one shard. A full inbox makes the ingest wait, never the publisher: the
 /// bus has its own bounded queue before it.
@@ -83,6 +85,7 @@ struct Inner {
     shard_ended: CancellationToken,
     /// Whether the history is of the log that ids belong to.
     settled: watch::Sender<bool>,
+    tracking: Tracking,
 }
 
 #[derive(Debug)]
@@ -171,6 +174,7 @@ impl Hub {
             }),
             shard_ended: CancellationToken::new(),
             settled: watch::Sender::new(settled),
+            tracking: Tracking::default(),
         }))
     }
 
@@ -200,6 +204,25 @@ impl Hub {
         (hub, task)
     }
 
+    /// Begins to note whom the message with this id of its own is written to; `false` while too many
+    /// are tracked.
+    #[must_use]
+    pub fn track(&self, id: &str) -> bool {
+        self.0.tracking.begin(id, Instant::now()).is_some()
+    }
+
+    /// Whether any message is tracked.
+    #[must_use]
+    pub fn is_tracking(&self) -> bool {
+        self.0.tracking.is_active()
+    }
+
+    /// Where it is noted whom a message is written to, if it is.
+    #[must_use]
+    pub fn tracked(&self, id: &str) -> Option<Arc<Tracked>> {
+        self.0.tracking.find(id)
+    }
+
     /// Routes an event to every session that its audience includes. Events must come in log
     /// order, from one task.
     pub async fn deliver(&self, event: Event, delivery: Delivery) {
@@ -212,6 +235,9 @@ impl Hub {
         });
         let head = event.id;
         self.0.history.write().push(&event);
+        if let Some(tracked) = event.frame.tracked() {
+            tracked.goes_to(self.shard_count());
+        }
         self.send(&Command::Deliver(event, delivery, tally), head)
             .await;
     }

@@ -8,10 +8,11 @@
 //! durable ones; if that is not enough, the outbox overflows and its session has to end.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::event::{Class, Frame, Timestamp};
+use crate::event::{Class, Frame, Timestamp, Tracked};
 
 /// An emptied queue with more places than this gives its memory back, so that a burst does not
 /// cost every idle session for ever.
@@ -41,12 +42,14 @@ pub(super) enum Push {
 }
 
 /// What was taken out to be written.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Batch {
     /// One or more whole frames.
     pub(super) bytes: Bytes,
     /// How many of them were events.
     pub(super) events: u64,
+    /// Of those frames of which somebody wants to know that they were written.
+    pub(super) tracked: Vec<Arc<Tracked>>,
 }
 
 /// The queue.
@@ -99,10 +102,16 @@ impl Outbox {
     ) -> Option<Batch> {
         let first = self.pop(&now)?;
         let events = u64::from(first.is_event());
+        // Most often there is none, and no memory is taken.
+        let mut tracked: Vec<Arc<Tracked>> = first.tracked().cloned().into_iter().collect();
         if self.lead.is_empty() && self.frames.is_empty() {
             self.give_back_memory();
             let bytes = first.bytes(named);
-            return Some(Batch { bytes, events });
+            return Some(Batch {
+                bytes,
+                events,
+                tracked,
+            });
         }
         let waiting = if self.lead.is_empty() {
             self.bytes
@@ -117,10 +126,15 @@ impl Outbox {
         {
             batch.extend_from_slice(frame.as_slice(named));
             events += u64::from(frame.is_event());
+            tracked.extend(frame.tracked().cloned());
         }
         self.give_back_memory();
         let bytes = batch.freeze();
-        Some(Batch { bytes, events })
+        Some(Batch {
+            bytes,
+            events,
+            tracked,
+        })
     }
 
     /// Takes at most so many frames, without those past their time to live.

@@ -148,6 +148,9 @@ impl Shard {
             }
         });
         self.metrics.routed(recipients, shed);
+        if let Some(tracked) = event.frame.tracked() {
+            tracked.queued(recipients);
+        }
         while let Some(key) = self.overflowed.pop() {
             self.end(key, End::SlowConsumer, now);
         }
@@ -279,6 +282,12 @@ impl Shard {
             session.events_sent += batch.events;
             session.waiting_since = None;
             self.metrics.written(batch.events, batch.bytes.len() as u64);
+            if let (false, Some(user)) = (batch.tracked.is_empty(), self.registry.user_of(key)) {
+                batch
+                    .tracked
+                    .iter()
+                    .for_each(|tracked| tracked.written(user));
+            }
             return Poll::Ready(Some(batch.bytes));
         }
         session.waiting_since = None;
@@ -306,6 +315,11 @@ impl Shard {
             session.events_sent += events;
             let bytes = frames.iter().map(Frame::len).sum::<usize>();
             self.metrics.written(events, bytes as u64);
+            for tracked in frames.iter().filter_map(Frame::tracked) {
+                if let Some(user) = self.registry.user_of(key) {
+                    tracked.written(user);
+                }
+            }
             return Poll::Ready(Some(frames));
         }
         if matches!(session.phase, Phase::Ending(_)) {

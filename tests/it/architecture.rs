@@ -31,7 +31,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
         ],
     ),
     ("archive", &["bus", "event", "hub"]),
-    ("peers", &["auth", "bus", "hub"]),
+    ("peers", &["auth", "bus", "event", "hub"]),
     ("transport", &["event", "hub", "units"]),
     (
         "http",

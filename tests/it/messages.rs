@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::tokens::Token;
-use crate::support::{EventStream, Nats, Request, Response, Server, Settings, tokens};
+use crate::support::{EventStream, Nats, Request, Response, Server, Settings, eventually, tokens};
 
 /// A token that may publish, and listen on, what the patterns say.
 fn publisher(patterns: &[&str]) -> String {
@@ -267,4 +267,49 @@ async fn nothing_is_accepted_that_the_log_does_not_have() {
     nats.start_again().await;
     server.ready().await;
     accepted(&server, "send", &token, &message).await;
+}
+
+#[tokio::test]
+async fn who_sends_can_wait_to_hear_whom_the_message_has_reached() {
+    let nats = Nats::start().await;
+    let settings = Settings::new().nats(&nats);
+    let [one, other] = [
+        Server::start(settings.clone()).await,
+        Server::start(settings).await,
+    ];
+    let token = publisher(&["*"]);
+    let rights = json!({"admin": true, "publish": ["*"]});
+    let admin = Token::of(9)
+        .claim("notify", rights)
+        .sign_hs256(tokens::SECRET);
+    eventually("both instances to know each other", || async {
+        let request = Request::get("/api/v1/connections/stats").bearer(&admin);
+        let stats = one.send(request).await.json().await;
+        (stats["instances"]["replied"].as_array().unwrap().len() == 2).then_some(())
+    })
+    .await;
+    let _streams = [
+        one.connect(1).await,
+        other.connect(1).await,
+        other.connect(2).await,
+    ];
+    let message = json!({"type": "t", "target": {"user_id": 1, "job_id": 7}});
+    let answer = accepted(&one, "send?wait=3000", &token, &message).await;
+    let delivered = &answer["delivered"];
+    assert_eq!(delivered["sessions"], 2, "{answer}");
+    assert_eq!(delivered["absent"], json!([]));
+    assert_eq!(
+        delivered["instances"]["replied"].as_array().unwrap().len(),
+        2
+    );
+    let message = json!({"type": "t", "target": {"user_id": 5}});
+    let answer = accepted(&other, "send?wait=200", &token, &message).await;
+    assert_eq!(answer["delivered"]["sessions"], 0);
+    assert_eq!(answer["delivered"]["absent"], json!([5]));
+    let notice = json!({"type": "notice"});
+    let answer = accepted(&other, "broadcast?wait=3000", &token, &notice).await;
+    assert_eq!(answer["delivered"]["sessions"], 3);
+    let mut refused = post(&one, "send?wait=10001", &token, &message).await;
+    assert_eq!(refused.status, 422);
+    assert_eq!(refused.json().await["field"], "wait");
 }
