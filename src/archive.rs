@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use crate::bus::{LogError, LogReader, Logged};
 use crate::event::decode::{Rules, decode};
 use crate::event::{Epoch, Event, EventId};
-use crate::hub::{Backlog, Comeback, Gap, GapReason, Hub, Interest, Resume, Segment};
+use crate::hub::{Backlog, Comeback, Gap, GapReason, Hub, Interest, Reach, Resume, Segment};
 
 /// Positions in a chunk.
 const CHUNK: u64 = 1_024;
@@ -42,6 +42,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// How often a search begins anew because the memory moved on meanwhile.
 const SEARCHES: usize = 4;
+
+/// The part of the memory, one in so many, that is about to leave it.
+const MARGIN: u64 = 8;
 
 /// What the archive counts.
 #[derive(Debug, Clone, Default)]
@@ -144,7 +147,9 @@ impl Archive {
         let (Resume::After(id), Some(log)) = (resume, &self.0.log) else {
             return resume.into();
         };
-        let found = timeout(PATIENCE, self.0.look_up(log, interest, id)).await;
+        // On the heap, because it is large, and few of the requests that this is a part of need it.
+        let search = Box::pin(self.0.look_up(log, interest, id));
+        let found = timeout(PATIENCE, search).await;
         match found {
             Ok(Ok(comeback)) => comeback,
             Ok(Err(error)) => self.0.failed(resume, &error.to_string()),
@@ -182,9 +187,7 @@ impl Inner {
                 }
                 continue;
             }
-            // What is about to leave the memory is not looked for there.
-            let margin = (head - floor) / 16;
-            if id.position() >= floor + margin {
+            if is_lasting(reach, id.position()) {
                 return Ok(resume.into());
             }
             let extent = patiently(|| log.extent()).await?;
@@ -202,7 +205,7 @@ impl Inner {
             let Some(backlog) = self.backlog(log, interest, stretch).await? else {
                 return Ok(Resume::Unreadable.into());
             };
-            if backlog.to >= self.hub.reach().floor.position() {
+            if is_lasting(self.hub.reach(), backlog.to) {
                 return Ok(Comeback {
                     resume,
                     backlog: Some(backlog),
@@ -323,6 +326,12 @@ impl Inner {
             .await
             .map_err(|_| LogError::Unavailable("a chunk of the log can't be decoded".to_owned()))
     }
+}
+
+/// Whether a position is in the memory and not about to leave it.
+fn is_lasting(reach: Reach, position: u64) -> bool {
+    let (floor, head) = (reach.floor.position(), reach.head.position());
+    position >= floor + (head - floor) / MARGIN
 }
 
 /// What a logged message is as an event, or its id where it is none.
