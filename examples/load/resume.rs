@@ -15,7 +15,7 @@ use crate::{
     process::{CpuClock, Process},
     publisher::Publisher,
     report::Report,
-    scenario::{MICRO, QUANTILES, report_others, report_times},
+    scenario::{MICRO, QUANTILES, report_others, report_times, settled_rss},
     visitors::Visit,
 };
 
@@ -68,6 +68,8 @@ impl Resume {
         report.figure("clients", clients as f64, "");
         report.figure("first_visit_seconds", opened.as_secs_f64(), "s");
 
+        // Ten thousand that leave at once keep the server busy, too, but are not what is measured.
+        settled_rss(server).await?;
         let quiet = u64::from(rate) * u64::from(self.seconds);
         probes.expect(quiet);
         publisher.steady(quiet, rate).await?;

@@ -172,7 +172,7 @@ async fn idle(report: &mut Report, server: Option<Process>, time: Duration) -> R
     Ok(())
 }
 
-async fn settled_rss(server: Option<Process>) -> Result<Option<u64>> {
+pub(crate) async fn settled_rss(server: Option<Process>) -> Result<Option<u64>> {
     match server {
         Some(server) => server.settled_rss_kib().await.map(Some),
         None => Ok(None),
