@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::archive::Archive;
 use crate::auth::development::{Signer, SignerError};
 use crate::auth::{JwksTask, KeyError, Verifier};
+use crate::authorize::Authorizer;
 use crate::bus::nats::ConnectError;
 use crate::bus::{Bus, EmbeddedBus, Feed, LogError, LogKind, nats};
 use crate::config::Config;
@@ -146,6 +147,11 @@ impl Application {
             verifier,
             membership,
             archive,
+            authorizer: Authorizer::new(
+                config.authorize.clone(),
+                bus.calls(),
+                metrics.authorize.clone(),
+            ),
             peers: peers.clone(),
             bus,
             rules,

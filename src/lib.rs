@@ -16,6 +16,7 @@
 //! | [`transport`] | a session as the body of a response |
 //! | [`peers`] | the other instances: who is there, and asking all of them |
 //! | [`auth`] | from a token to an identity |
+//! | [`authorize`] | permissions that the backend is asked for |
 //! | [`database`], [`membership`] | the pool, and who is in which chat |
 //! | [`listener`] | accepts connections, in turn with what else a thread has to do |
 //! | [`http`] | routes, extractors, errors |
@@ -28,6 +29,7 @@
 pub mod app;
 pub mod archive;
 pub mod auth;
+pub mod authorize;
 pub mod bus;
 pub mod causes;
 pub mod config;

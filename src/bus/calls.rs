@@ -93,8 +93,14 @@ impl Calls {
 
     /// Asks the instance of a name; `None` when it does not answer in time.
     pub async fn ask_one(&self, instance: &str, payload: Bytes, within: Duration) -> Option<Bytes> {
+        let subject = self.0.as_ref()?.to_one(instance);
+        self.request(&subject, payload, within).await
+    }
+
+    /// Asks whoever answers on a subject; `None` when nobody does in time.
+    pub async fn request(&self, subject: &str, payload: Bytes, within: Duration) -> Option<Bytes> {
         let line = self.0.as_ref()?;
-        let asked = line.client.request(line.to_one(instance), payload);
+        let asked = line.client.request(subject.to_owned(), payload);
         let answer = tokio::time::timeout(within, asked).await.ok()?.ok()?;
         Some(answer.payload)
     }

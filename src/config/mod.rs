@@ -14,6 +14,7 @@ pub use load::{Overrides, load};
 pub use problem::{ConfigError, Problem};
 
 use crate::auth::AuthConfig;
+use crate::authorize::AuthorizeConfig;
 use crate::bus::{JetStreamConfig, LogKind, NatsConfig};
 use crate::database::DatabaseConfig;
 use crate::http::ServerConfig;
@@ -37,6 +38,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Who may connect.
     pub auth: AuthConfig,
+    /// Which permissions the backend is asked for.
+    pub authorize: AuthorizeConfig,
     /// Where events come from.
     pub nats: NatsConfig,
     /// What keeps recent events.
@@ -73,6 +76,7 @@ impl Default for Config {
             stream: StreamConfig::default(),
             history: HistoryConfig::default(),
             auth: AuthConfig::default(),
+            authorize: AuthorizeConfig::default(),
             nats: NatsConfig::default(),
             log: LogKind::Auto,
             jetstream: JetStreamConfig::default(),

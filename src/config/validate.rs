@@ -17,6 +17,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     exposure(config, &mut problems);
     subjects(config, &mut problems);
     log(config, &mut problems);
+    authorize(config, &mut problems);
     database(config, &mut problems);
     origins(config, &mut problems);
     keys(config, &mut problems);
@@ -62,6 +63,7 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
         ("stream.retry", stream.retry, Duration::from_millis(1)),
         ("database.timeout", config.database.timeout, tenth),
         ("auth.jwks_refresh", config.auth.jwks_refresh, tenth),
+        ("authorize.timeout", config.authorize.timeout, tenth),
     ];
     for (key, value, least) in periods {
         if value.0 < least {
@@ -172,6 +174,26 @@ fn log(config: &Config, problems: &mut Vec<Problem>) {
         problems.push(Problem::at("jetstream.max_bytes", "must be at least 1").with_value(0));
     }
     republish(config, problems);
+}
+
+/// Permissions that the backend is asked for.
+fn authorize(config: &Config, problems: &mut Vec<Problem>) {
+    let authorize = &config.authorize;
+    if authorize.resources.is_empty() {
+        return;
+    }
+    if config.nats.url.is_empty() {
+        let why = "the backend is asked over NATS: set nats.url or NATS_URL";
+        problems.push(Problem::at("authorize.resources", why));
+    }
+    if let Err(error) = check_publish(&authorize.subject) {
+        let problem = Problem::at("authorize.subject", error.to_string());
+        problems.push(problem.with_value(&authorize.subject));
+    }
+    if authorize.resources.iter().any(|name| name == "chat") {
+        let why = "who may listen on a chat is for the membership query to say";
+        problems.push(Problem::at("authorize.resources", why).with_value("chat"));
+    }
 }
 
 /// What the stream publishes must not come back into it.

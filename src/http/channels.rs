@@ -1,6 +1,6 @@
 //! `/sse`: streams of channels that are asked for by name.
 
-use actix_web::web::{Path, Query};
+use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use percent_encoding::percent_decode_str;
 
@@ -8,6 +8,7 @@ use super::credentials::Authenticated;
 use super::error::ApiError;
 use super::stream::{self, Parameters, Parts, Wanted};
 use crate::auth::Identity;
+use crate::authorize::Authorizer;
 use crate::event::{Channel, ChatId, Resource};
 use crate::hub::{NamedChannels, Scope};
 
@@ -22,12 +23,13 @@ pub(super) async fn stream(
     request: HttpRequest,
     Authenticated(identity): Authenticated,
     parameters: Query<Parameters>,
-    parts: Parts,
+    (parts, authorizer): (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     // As it was sent: once decoded, a comma within an id could not be told from one between two
     // channels.
     let names = request.uri().path().strip_prefix(STREAM).unwrap_or("");
     let channels = parse(names)?;
+    let channels = permitted(&identity, channels, &authorizer).await?;
     open(&request, &identity, channels, parameters, parts).await
 }
 
@@ -37,9 +39,10 @@ pub(super) async fn user(
     Authenticated(identity): Authenticated,
     id: Path<String>,
     parameters: Query<Parameters>,
-    parts: Parts,
+    (parts, authorizer): (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     let channels = vec![channel(&format!("user:{id}"))?];
+    let channels = permitted(&identity, channels, &authorizer).await?;
     open(&request, &identity, channels, parameters, parts).await
 }
 
@@ -49,20 +52,21 @@ pub(super) async fn service(
     Authenticated(identity): Authenticated,
     name: Path<String>,
     parameters: Query<Parameters>,
-    parts: Parts,
+    (parts, authorizer): (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     let channels = vec![channel(&format!("service:{name}"))?];
+    let channels = permitted(&identity, channels, &authorizer).await?;
     open(&request, &identity, channels, parameters, parts).await
 }
 
 async fn open(
     request: &HttpRequest,
     identity: &Identity,
-    channels: Vec<Channel>,
+    channels: NamedChannels,
     parameters: Query<Parameters>,
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
-    let scope = Scope::Named(permitted(identity, channels)?);
+    let scope = Scope::Named(channels);
     // Clients of channels listen for the types that they know.
     let wanted = Wanted::sse(scope, true, parameters.into_inner());
     stream::open(request, identity, wanted, parts).await
@@ -102,11 +106,17 @@ fn wrong(problem: String) -> ApiError {
     }
 }
 
-/// What the token allows at once, and what only the user's memberships can.
-fn permitted(identity: &Identity, channels: Vec<Channel>) -> Result<NamedChannels, ApiError> {
+/// What the token or the backend allows, and what only the user's memberships can.
+async fn permitted(
+    identity: &Identity,
+    channels: Vec<Channel>,
+    authorizer: &Authorizer,
+) -> Result<NamedChannels, ApiError> {
     let mut permitted = NamedChannels::default();
     for channel in channels {
-        if identity.may_subscribe(&channel) {
+        if identity.may_subscribe(&channel)
+            || authorizer.may_subscribe(&identity.user, &channel).await
+        {
             permitted.granted.push(channel);
         } else if *channel.resource() == Resource::Chat {
             permitted.as_member.push(ChatId::from(channel.id().clone()));

@@ -36,6 +36,7 @@ pub use rate::PublishRate;
 
 use crate::archive::Archive;
 use crate::auth::Verifier;
+use crate::authorize::Authorizer;
 use crate::bus::Bus;
 use crate::bus::subject::Pattern;
 use crate::event::decode::Rules;
@@ -68,6 +69,8 @@ pub struct Parts {
     pub patterns: Vec<Pattern>,
     /// Admits connections.
     pub hub: Hub,
+    /// Asks the backend for permissions.
+    pub authorizer: Authorizer,
     /// Knows the other instances.
     pub peers: Peers,
     /// Says how much may be published.
@@ -93,6 +96,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.rules))
         .app_data(Data::new(parts.patterns))
         .app_data(Data::new(parts.hub))
+        .app_data(Data::new(parts.authorizer))
         .app_data(Data::new(parts.peers))
         .app_data(Data::new(parts.rate))
         .app_data(Data::new(parts.metrics))

@@ -182,3 +182,43 @@ async fn who_leaves_a_chat_loses_its_channel_and_with_the_last_one_the_stream() 
     backend.publish(&chat_subject(5), &payload).await;
     both.expect_type("new_message").await;
 }
+
+#[tokio::test]
+async fn the_backend_can_be_asked_for_permissions_and_what_it_does_not_answer_is_denied() {
+    let nats = Nats::start().await;
+    let settings = Settings::new()
+        .nats(&nats)
+        .set("authorize.resources", json!(["job"]))
+        .set("authorize.subject", "fechatter.may")
+        .set("authorize.timeout", "500ms");
+    let server = Server::start(settings).await;
+    let token = tokens::of_user(7);
+    let silent = refused(&server, "/sse/stream/job:1", &token).await;
+    assert_eq!(silent.0, 403, "{}", silent.1);
+    let backend = nats.backend().await;
+    let mut asked = backend
+        .answer(
+            "fechatter.may",
+            |question| json!({"allow": question["channel"] == "job:1"}),
+        )
+        .await;
+    for _ in 0..3 {
+        open(&server, "/sse/stream/job:1", &token).await;
+        assert_eq!(refused(&server, "/sse/stream/job:2", &token).await.0, 403);
+    }
+    // Asked once for each, and not at all about what the token or the user's own id allows.
+    open(&server, "/sse/stream/user:7", &token).await;
+    let questions = [asked.recv().await.unwrap(), asked.recv().await.unwrap()];
+    assert_eq!(
+        questions,
+        [
+            json!({"user_id": 7, "channel": "job:1", "action": "subscribe"}),
+            json!({"user_id": 7, "channel": "job:2", "action": "subscribe"}),
+        ]
+    );
+    assert!(asked.try_recv().is_err());
+    let metric = "notify_authorize_requests_total";
+    assert_eq!(server.metric(metric, "answer=\"allowed\"").await, 1.0);
+    assert_eq!(server.metric(metric, "answer=\"failed\"").await, 1.0);
+    assert_eq!(refused(&server, "/sse/service/x", &token).await.0, 403);
+}

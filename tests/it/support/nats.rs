@@ -7,7 +7,7 @@ use async_nats::{Client, ConnectOptions, Subscriber};
 use futures_util::StreamExt as _;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
 use super::ports::free_port;
 use super::process::Process;
@@ -170,6 +170,32 @@ impl Backend {
         self.send(&self.echo_subject, Vec::new()).await;
         let echo = within("NATS to take what was published", echoes.next()).await;
         echo.expect("a client that goes on");
+    }
+}
+
+impl Backend {
+    /// Answers requests on a subject; gives what was asked.
+    pub(crate) async fn answer(
+        &self,
+        subject: &str,
+        answer: impl Fn(&Value) -> Value + Send + 'static,
+    ) -> mpsc::UnboundedReceiver<Value> {
+        let client = self.client.clone();
+        let mut requests = client.subscribe(subject.to_owned()).await.unwrap();
+        self.flush().await;
+        let (sender, asked) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(request) = requests.next().await {
+                let question: Value = serde_json::from_slice(&request.payload).unwrap();
+                let reply = answer(&question).to_string().into_bytes();
+                client
+                    .publish(request.reply.unwrap(), reply.into())
+                    .await
+                    .unwrap();
+                let _ = sender.send(question);
+            }
+        });
+        asked
     }
 }
 
