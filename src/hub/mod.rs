@@ -20,20 +20,19 @@ mod session;
 mod settings;
 mod shard;
 mod stream;
+mod task;
 mod tracking;
 
 use std::cell::RefCell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{Level, debug, enabled};
+use tokio_util::sync::CancellationToken;
+use tracing::{Level, enabled};
 
 pub use history::HistoryConfig;
 pub use inspect::{
@@ -47,11 +46,13 @@ pub use segment::Segment;
 pub use session::{Opening, connection_span};
 pub use settings::StreamConfig;
 pub use stream::{LocalHub, PendingSession, SessionStream};
+pub use task::ShardTask;
 
 use crate::event::{ChatId, Event, EventId, Tracked, UserId};
 use admission::Admission;
 use history::History;
 use shard::Shard;
+use task::{Command, Tally};
 use tracking::Tracking;
 
 /// Commands that wait for one shard. A full inbox makes the ingest wait, never the publisher: the
@@ -60,14 +61,6 @@ const INBOX: usize = 1_024;
 
 /// More shards than any machine has, so that none waits to answer.
 const SHARDS: usize = 4_096;
-
-/// The most commands that a shard handles before it lets its connections write. Half an outbox, in
-/// events or bytes, is a bound, too: a burst must not end sessions that read as fast as they are
-/// served.
-const TURN: usize = 128;
-
-/// How often a shard looks at its clock.
-const TICK: Duration = Duration::from_millis(100);
 
 /// The handle to all shards. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -116,41 +109,6 @@ pub struct Reach {
     pub head: EventId,
 }
 
-/// What a shard is told.
-#[derive(Debug, Clone)]
-enum Command {
-    Deliver(Arc<Event>, Delivery, Option<Arc<Tally>>),
-    Gap(Gap),
-    Drain(Duration),
-    /// Asks for the users of all live sessions, whose chats are then looked up again.
-    BeginRefresh(mpsc::Sender<Vec<UserId>>),
-    FinishRefresh(Arc<(UserId, Vec<ChatId>)>),
-    Find(Arc<Question>, mpsc::Sender<Finding>),
-}
-
-/// Counts an event's recipients over all shards, and logs the sum when the last one is done.
-#[derive(Debug)]
-struct Tally {
-    event: Arc<Event>,
-    recipients: AtomicU64,
-}
-
-/// A shard's loop, to be run on the thread that serves its connections.
-#[derive(Debug)]
-pub struct ShardTask {
-    inbox: mpsc::Receiver<Command>,
-    hub: LocalHub,
-    turn: Turn,
-    _ended: DropGuard,
-}
-
-/// How much a shard does before it lets its connections write.
-#[derive(Debug, Clone, Copy)]
-struct Turn {
-    commands: usize,
-    bytes: usize,
-}
-
 impl Hub {
     /// A hub without shards, whose log begins behind `origin`; not `settled` where another log is yet
     /// to take its place by [`Hub::restart`].
@@ -192,15 +150,8 @@ impl Hub {
             shards.head,
         );
         let hub = LocalHub(Rc::new(RefCell::new(shard)));
-        let task = ShardTask {
-            inbox,
-            hub: hub.clone(),
-            turn: Turn {
-                commands: TURN.min(self.0.settings.outbox_events / 2).max(1),
-                bytes: self.0.settings.outbox_bytes.bytes() / 2,
-            },
-            _ended: self.0.shard_ended.clone().drop_guard(),
-        };
+        let ended = self.0.shard_ended.clone().drop_guard();
+        let task = ShardTask::new(inbox, hub.clone(), &self.0.settings, ended);
         (hub, task)
     }
 
@@ -227,12 +178,7 @@ impl Hub {
     /// order, from one task.
     pub async fn deliver(&self, event: Event, delivery: Delivery) {
         let event = Arc::new(event);
-        let tally = enabled!(Level::DEBUG).then(|| {
-            Arc::new(Tally {
-                event: Arc::clone(&event),
-                recipients: AtomicU64::new(0),
-            })
-        });
+        let tally = enabled!(Level::DEBUG).then(|| Tally::of(&event));
         let head = event.id;
         self.0.history.write().push(&event);
         if let Some(tracked) = event.frame.tracked() {
@@ -405,82 +351,5 @@ impl Hub {
             // A closed inbox belongs to a thread that has stopped, and its sessions with it.
             let _ = inbox.send(command.clone()).await;
         }
-    }
-}
-
-impl ShardTask {
-    /// Serves the shard until the hub is gone.
-    pub async fn run(mut self) {
-        let mut clock = tokio::time::interval(TICK);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut received = Vec::with_capacity(TURN);
-        let mut commands = VecDeque::with_capacity(TURN);
-        loop {
-            tokio::select! {
-                count = self.inbox.recv_many(&mut received, self.turn.commands) => {
-                    if count == 0 {
-                        return;
-                    }
-                    commands.extend(received.drain(..));
-                }
-                _ = clock.tick() => self.tick(),
-            }
-            while !commands.is_empty() {
-                self.take_turn(&mut commands).await;
-                // The connections that were woken are queued before this task: they write before
-                // the next turn fills their outboxes further.
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    async fn take_turn(&self, commands: &mut VecDeque<Command>) {
-        let now = Instant::now();
-        let mut bytes = 0;
-        while bytes < self.turn.bytes
-            && let Some(command) = commands.pop_front()
-        {
-            match command {
-                Command::Deliver(event, delivery, tally) => {
-                    bytes += event.frame.len();
-                    let recipients = self.hub.0.borrow_mut().deliver(&event, delivery, now);
-                    if let Some(tally) = tally {
-                        tally.recipients.fetch_add(recipients, Ordering::Relaxed);
-                    }
-                }
-                Command::Gap(gap) => self.hub.0.borrow_mut().gap(&gap, now),
-                Command::Drain(spread) => self.hub.0.borrow_mut().drain(spread, now),
-                Command::BeginRefresh(users) => {
-                    let own = self.hub.0.borrow_mut().begin_refresh();
-                    // Whoever asked has gone: then nobody finishes it either.
-                    let _ = users.send(own).await;
-                }
-                Command::Find(question, answers) => {
-                    let found = self.hub.0.borrow_mut().find(&question, now);
-                    // Whoever asked may have gone.
-                    let _ = answers.try_send(found);
-                }
-                Command::FinishRefresh(chats) => {
-                    let (user, chats) = &*chats;
-                    self.hub.0.borrow_mut().finish_refresh(user, chats, now);
-                }
-            }
-        }
-    }
-
-    fn tick(&self) {
-        self.hub.0.borrow_mut().tick(Instant::now());
-    }
-}
-
-impl Drop for Tally {
-    fn drop(&mut self) {
-        let id = self.event.id.map(|id| id.to_string());
-        debug!(
-            kind = self.event.kind,
-            id,
-            recipients = self.recipients.load(Ordering::Relaxed),
-            "event routed"
-        );
     }
 }

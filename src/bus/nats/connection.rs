@@ -8,6 +8,7 @@ use async_nats::{Client, Event, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{info, warn};
 
@@ -74,7 +75,7 @@ impl Connection {
             if let Event::SlowConsumer(_) = event {
                 counted.0.fetch_add(1, Ordering::Relaxed);
                 counted.1.inc();
-            } else if sender.try_send(event).is_err() {
+            } else if let Err(TrySendError::Full(_)) = sender.try_send(event) {
                 warn!("a change of the NATS connection was missed");
             }
         })

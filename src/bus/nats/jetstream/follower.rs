@@ -7,6 +7,9 @@
 //!   else stands there, the log was rolled back, and what it has instead is read.
 //! - A published copy that the log does not take in time goes on without a position.
 
+mod reading;
+mod waiting;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,11 +20,11 @@ use tracing::{info, warn};
 use super::cursor::{Cursor, Place};
 use super::metrics::LogMetrics;
 use super::pairing::{Keys, Pairing};
-use super::reader::{Batch, Logged};
+use super::reader::Logged;
 use super::stream::Extent;
+use crate::bus::Arrival;
 use crate::bus::receipts::Receipts;
-use crate::bus::{Arrival, Loss, Message, Passage};
-use crate::event::{Epoch, EventId, Timestamp};
+use crate::event::{Epoch, EventId};
 
 /// Between two looks at the log's extent.
 const ROUTINE: Duration = Duration::from_secs(1);
@@ -300,19 +303,6 @@ impl Follower {
         }
     }
 
-    /// Looks for what has waited for half of its time. Numbered copies come within moments, so it is
-    /// likely to be lost, and there is time left to read it before it would go on without a position.
-    fn ask_for_overdue(&mut self, now: Instant) {
-        let Some(until) = now.checked_sub(self.park / 2) else {
-            return;
-        };
-        let since = self.pairing.parked_since();
-        if since.is_some_and(|since| since > self.asked_for && since <= until) {
-            self.asked_for = until;
-            self.want(Why::Overdue, now);
-        }
-    }
-
     /// The stream was made or adopted.
     pub(super) fn opened(&mut self, extent: Extent, now: Instant) {
         self.missing = false;
@@ -384,25 +374,6 @@ impl Follower {
         self.begin_reading(why, from.max(extent.first).max(1), extent.last, now);
     }
 
-    /// A part of a range was read.
-    pub(super) fn read(&mut self, batch: Batch, now: Instant) {
-        self.progress = now;
-        for logged in batch.messages {
-            if !self.take(logged, now) {
-                return;
-            }
-        }
-        let Some(reading) = &mut self.reading else {
-            return;
-        };
-        reading.next = batch.next;
-        if batch.next > reading.to {
-            let done = *reading;
-            self.reading = None;
-            self.finish(done, now);
-        }
-    }
-
     /// An errand has failed, in `missing` because the stream is not there.
     pub(super) fn failed(&mut self, missing: bool, now: Instant) {
         self.not_before = now + PAUSE;
@@ -431,298 +402,6 @@ impl Follower {
         if self.look.is_none_or(|look| rank(look) < rank(why)) {
             self.look = Some(why);
         }
-    }
-
-    fn begin_reading(&mut self, why: Why, from: u64, to: u64, now: Instant) {
-        let reading = Reading {
-            why,
-            start: from,
-            next: from,
-            to,
-        };
-        if from > to {
-            self.finish(reading, now);
-        } else {
-            self.reading = Some(reading);
-        }
-    }
-
-    /// Takes what was read from the log; `false` when reading begins anew further back.
-    fn take(&mut self, logged: Logged, now: Instant) -> bool {
-        let (Some(cursor), Some(reading)) = (&self.cursor, &mut self.reading) else {
-            return false;
-        };
-        match cursor.place(logged.id) {
-            Place::Known => {}
-            Place::Next | Place::Ahead => {
-                if self.past_until.is_none() {
-                    self.metrics.filled.inc();
-                }
-                self.deliver(logged, now);
-            }
-            Place::Conflict => {
-                let remembers_from = cursor.remembers_from();
-                let position = logged.id.position();
-                if position == reading.start && remembers_from < position {
-                    reading.start = remembers_from;
-                    reading.next = remembers_from;
-                    return false;
-                }
-                self.rewind(position - 1);
-                self.deliver(logged, now);
-            }
-        }
-        true
-    }
-
-    /// A range was read to its end.
-    fn finish(&mut self, reading: Reading, now: Instant) {
-        if let Some(end) = self.shrunk_to.take()
-            && self.position() > end
-        {
-            self.rewind(end);
-        }
-        if let Some(cursor) = &mut self.cursor
-            && cursor.position() < reading.to
-        {
-            let position = cursor.position();
-            if self.ended_at.replace(position) != Some(position) {
-                // The log may have been rolled back since it said how far it reaches.
-                return self.want(reading.why, now);
-            }
-            // The last positions of the range are not in the log any more.
-            let end = EventId::unknown(cursor.epoch(), reading.to);
-            cursor.advance(end);
-        }
-        self.ended_at = None;
-        if self.past_until.take().is_some()
-            && let Some(cursor) = &self.cursor
-        {
-            self.arrivals.push_back(Arrival::Gap {
-                loss: Loss::Disconnected,
-                from: self.before,
-                to: cursor.last(),
-            });
-        }
-        let compared = reading.why == Why::Conflict;
-        self.drain(if compared { reading.to } else { 0 }, now);
-        self.say_doubt();
-    }
-
-    /// The database may be ahead of what was not read yet, so this is said behind it.
-    fn say_doubt(&mut self) {
-        if std::mem::take(&mut self.in_doubt) {
-            self.arrivals.push_back(Arrival::Doubt);
-        }
-    }
-
-    /// Lets the copies that waited go on, up to the next hole. Up to `compared`, the log has just
-    /// been compared with what is remembered.
-    fn drain(&mut self, compared: u64, now: Instant) {
-        while let (Some(logged), Some(cursor)) = (self.ahead.front_mut(), &self.cursor) {
-            logged.id = logged.id.in_epoch(cursor.epoch());
-            let (place, position) = (cursor.place(logged.id), logged.id.position());
-            match place {
-                Place::Ahead => {
-                    if self.is_worth_waiting_for(now) {
-                        return self.want(Why::Hole, now);
-                    }
-                    warn!(
-                        position,
-                        "a numbered message is ahead of the log and is dropped"
-                    );
-                    // Those behind it would each be waited for. They are read if they are there,
-                    // and compared: one may contradict what was there.
-                    self.forget_ahead();
-                    return self.want(Why::Conflict, now);
-                }
-                Place::Conflict if compared == 0 => return self.want(Why::Conflict, now),
-                // The log said that it does not reach that far: it may have been asked too early.
-                Place::Conflict if position > compared && self.is_worth_waiting_for(now) => {
-                    return self.want(Why::Conflict, now);
-                }
-                Place::Conflict => warn!(
-                    position,
-                    "a numbered message contradicts the log and is dropped"
-                ),
-                Place::Next | Place::Known => {}
-            }
-            let Some(logged) = self.ahead.pop_front() else {
-                return;
-            };
-            self.ahead_bytes -= logged.payload.len();
-            self.futile = 0;
-            if place == Place::Next {
-                self.deliver(logged, now);
-            }
-        }
-    }
-
-    fn wait_ahead(&mut self, logged: Logged) {
-        if self.ahead.len() < AHEAD && self.ahead_bytes < AHEAD_BYTES {
-            self.ahead_bytes += logged.payload.len();
-            self.ahead.push_back(logged);
-        }
-    }
-
-    /// Whether to ask the log once more about the first copy that waits, after a pause.
-    fn is_worth_waiting_for(&mut self, now: Instant) -> bool {
-        self.futile += 1;
-        self.not_before = now + PAUSE.mul_f64(f64::from(self.futile.min(4) - 1));
-        self.futile <= FUTILE
-    }
-
-    fn forget_ahead(&mut self) {
-        self.ahead.clear();
-        self.ahead_bytes = 0;
-        self.futile = 0;
-    }
-
-    /// Hands on what has a position, and moves there.
-    fn deliver(&mut self, logged: Logged, now: Instant) {
-        let Some(cursor) = &mut self.cursor else {
-            return;
-        };
-        cursor.advance(logged.id);
-        self.metrics.position.set(logged.id.position());
-        if let Some(message_id) = &logged.message_id {
-            self.receipts.taken(message_id, logged.id, now);
-        }
-        let key = self.keys.of(&logged.subject, &logged.payload);
-        let delivered = self.pairing.numbered(key, now);
-        let past = self
-            .past_until
-            .is_some_and(|until| logged.id.position() <= until);
-        let passage = match delivered {
-            _ if past => Passage::Past,
-            Some(tag) => {
-                self.metrics.late.inc();
-                Passage::Late(tag)
-            }
-            None => Passage::Live,
-        };
-        self.arrivals.push_back(Arrival::Message(Message {
-            subject: logged.subject,
-            payload: logged.payload,
-            id: Some(logged.id),
-            at: logged.at,
-            passage,
-        }));
-    }
-
-    /// Hands on, without a position, what the log has not taken in time.
-    fn release(&mut self, now: Instant) {
-        // While the log is being asked and answers, what is missing may yet come from there.
-        let waiting = match self.look {
-            Some(Why::Routine | Why::Overdue) | None => {
-                self.reading.is_some() || self.cursor.is_none()
-            }
-            Some(_) => true,
-        };
-        let patience = self.park * 2;
-        if waiting && now < self.progress + patience && !self.pairing.is_full() {
-            return;
-        }
-        while let Some((key, message)) = self.pairing.overdue(now) {
-            self.say_doubt();
-            if self.is_duplicate(&message) {
-                self.metrics.duplicates.inc();
-                continue;
-            }
-            let tag = self.pairing.tag(key, now);
-            self.metrics.unlogged.inc();
-            self.unreported += 1;
-            self.arrivals.push_back(Arrival::Message(Message {
-                subject: message.subject,
-                payload: message.payload,
-                id: None,
-                at: Timestamp::now(),
-                passage: Passage::Unlogged(tag),
-            }));
-        }
-    }
-
-    fn is_duplicate(&self, message: &Published) -> bool {
-        let id = message.message_id.as_deref();
-        id.is_some_and(|id| self.receipts.find(id).is_some())
-    }
-
-    /// The stream is another one.
-    fn recreated(&mut self, extent: Extent, now: Instant) {
-        let from = self.last();
-        let to = EventId::unknown(extent.epoch, extent.first - 1);
-        warn!(
-            was = from.to_string(),
-            epoch = extent.epoch.0,
-            "the log was deleted and made again"
-        );
-        self.lose(Loss::Recreated, from, to);
-        self.cursor = Some(Cursor::at(to));
-        self.forgotten = extent.first - 1;
-        // What is of the new stream is read from it.
-        self.forget_ahead();
-        self.shorter_since = None;
-        self.begin_reading(Why::Hole, extent.first, extent.last, now);
-    }
-
-    /// The log ends before the cursor. A new leader of a cluster may be behind for a moment, so it
-    /// is only believed when it lasts. When a copy contradicts what was there, what the log has is
-    /// compared at once, but that copy may be wrong.
-    fn shorter(&mut self, extent: Extent, why: Why, now: Instant) {
-        let since = *self.shorter_since.get_or_insert(now);
-        let lasts = now >= since + ROUTINE;
-        if why != Why::Conflict && !lasts {
-            self.not_before = now + PAUSE;
-            return self.want(Why::Connected, now);
-        }
-        if lasts {
-            self.shorter_since = None;
-            self.shrunk_to = Some(extent.last);
-        }
-        let Some(cursor) = &self.cursor else {
-            return;
-        };
-        let from = cursor.remembers_from().max(extent.first).max(1);
-        self.begin_reading(Why::Conflict, from, extent.last, now);
-    }
-
-    fn rewind(&mut self, position: u64) {
-        let Some(cursor) = &mut self.cursor else {
-            return;
-        };
-        let from = cursor.last();
-        let to = cursor.rewind(position);
-        warn!(
-            from = from.to_string(),
-            to = to.to_string(),
-            "the log was rolled back and uses positions again"
-        );
-        self.lose(Loss::Rewound, from, to);
-    }
-
-    /// The log has dropped positions that were still to be read.
-    fn expired(&mut self, extent: Extent) {
-        let Some(cursor) = &mut self.cursor else {
-            return;
-        };
-        let from = cursor.last();
-        let to = EventId::unknown(extent.epoch, extent.first - 1);
-        cursor.advance(to);
-        self.forgotten = extent.first - 1;
-        warn!(
-            from = from.to_string(),
-            to = to.to_string(),
-            "the log has dropped what was still to be read"
-        );
-        self.lose(Loss::Expired, from, to);
-    }
-
-    fn lose(&mut self, loss: Loss, from: EventId, to: EventId) {
-        self.metrics.lost(loss);
-        if loss != Loss::Expired {
-            self.receipts.forget();
-        }
-        self.arrivals.push_back(Arrival::Gap { loss, from, to });
     }
 
     fn last(&self) -> EventId {

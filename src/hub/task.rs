@@ -1,0 +1,162 @@
+//! A shard's loop: takes commands from its inbox, in turns with the connections of its thread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::DropGuard;
+use tracing::debug;
+
+use super::inspect::{Finding, Question};
+use super::{Delivery, Gap, LocalHub, StreamConfig};
+use crate::event::{ChatId, Event, UserId};
+
+/// The most commands that a shard handles before it lets its connections write. Half an outbox, in
+/// events or bytes, is a bound, too: a burst must not end sessions that read as fast as they are
+/// served.
+const TURN: usize = 128;
+
+/// How often a shard looks at its clock.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What a shard is told.
+#[derive(Debug, Clone)]
+pub(super) enum Command {
+    Deliver(Arc<Event>, Delivery, Option<Arc<Tally>>),
+    Gap(Gap),
+    Drain(Duration),
+    /// Asks for the users of all live sessions, whose chats are then looked up again.
+    BeginRefresh(mpsc::Sender<Vec<UserId>>),
+    FinishRefresh(Arc<(UserId, Vec<ChatId>)>),
+    Find(Arc<Question>, mpsc::Sender<Finding>),
+}
+
+/// Counts an event's recipients over all shards, and logs the sum when the last one is done.
+#[derive(Debug)]
+pub(super) struct Tally {
+    event: Arc<Event>,
+    recipients: AtomicU64,
+}
+
+/// A shard's loop, to be run on the thread that serves its connections.
+#[derive(Debug)]
+pub struct ShardTask {
+    inbox: mpsc::Receiver<Command>,
+    hub: LocalHub,
+    turn: Turn,
+    _ended: DropGuard,
+}
+
+/// How much a shard does before it lets its connections write.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    commands: usize,
+    bytes: usize,
+}
+
+impl Tally {
+    /// Nobody has got it yet.
+    pub(super) fn of(event: &Arc<Event>) -> Arc<Self> {
+        Arc::new(Self {
+            event: Arc::clone(event),
+            recipients: AtomicU64::new(0),
+        })
+    }
+}
+
+impl ShardTask {
+    pub(super) fn new(
+        inbox: mpsc::Receiver<Command>,
+        hub: LocalHub,
+        settings: &StreamConfig,
+        ended: DropGuard,
+    ) -> Self {
+        Self {
+            inbox,
+            hub,
+            turn: Turn {
+                commands: TURN.min(settings.outbox_events / 2).max(1),
+                bytes: settings.outbox_bytes.bytes() / 2,
+            },
+            _ended: ended,
+        }
+    }
+
+    /// Serves the shard until the hub is gone.
+    pub async fn run(mut self) {
+        let mut clock = tokio::time::interval(TICK);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut received = Vec::with_capacity(TURN);
+        let mut commands = VecDeque::with_capacity(TURN);
+        loop {
+            tokio::select! {
+                count = self.inbox.recv_many(&mut received, self.turn.commands) => {
+                    if count == 0 {
+                        return;
+                    }
+                    commands.extend(received.drain(..));
+                }
+                _ = clock.tick() => self.tick(),
+            }
+            while !commands.is_empty() {
+                self.take_turn(&mut commands).await;
+                // The connections that were woken are queued before this task: they write before
+                // the next turn fills their outboxes further.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn take_turn(&self, commands: &mut VecDeque<Command>) {
+        let now = Instant::now();
+        let mut bytes = 0;
+        while bytes < self.turn.bytes
+            && let Some(command) = commands.pop_front()
+        {
+            match command {
+                Command::Deliver(event, delivery, tally) => {
+                    bytes += event.frame.len();
+                    let recipients = self.hub.0.borrow_mut().deliver(&event, delivery, now);
+                    if let Some(tally) = tally {
+                        tally.recipients.fetch_add(recipients, Ordering::Relaxed);
+                    }
+                }
+                Command::Gap(gap) => self.hub.0.borrow_mut().gap(&gap, now),
+                Command::Drain(spread) => self.hub.0.borrow_mut().drain(spread, now),
+                Command::BeginRefresh(users) => {
+                    let own = self.hub.0.borrow_mut().begin_refresh();
+                    // Whoever asked has gone: then nobody finishes it either.
+                    let _ = users.send(own).await;
+                }
+                Command::Find(question, answers) => {
+                    let found = self.hub.0.borrow_mut().find(&question, now);
+                    // Whoever asked may have gone.
+                    let _ = answers.try_send(found);
+                }
+                Command::FinishRefresh(chats) => {
+                    let (user, chats) = &*chats;
+                    self.hub.0.borrow_mut().finish_refresh(user, chats, now);
+                }
+            }
+        }
+    }
+
+    fn tick(&self) {
+        self.hub.0.borrow_mut().tick(Instant::now());
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        let id = self.event.id.map(|id| id.to_string());
+        debug!(
+            kind = self.event.kind,
+            id,
+            recipients = self.recipients.load(Ordering::Relaxed),
+            "event routed"
+        );
+    }
+}
