@@ -11,12 +11,13 @@ use actix_web_lab::middleware::CatchPanic;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::acknowledgements::Acknowledgements;
 use crate::archive::Archive;
 use crate::auth::development::{Signer, SignerError};
 use crate::auth::{JwksTask, KeyError, Verifier};
 use crate::authorize::Authorizer;
 use crate::bus::nats::ConnectError;
-use crate::bus::{Bus, EmbeddedBus, Feed, LogError, LogKind, nats};
+use crate::bus::{Bucket, Bus, EmbeddedBus, Feed, LogError, LogKind, nats};
 use crate::config::Config;
 use crate::database::{self, Database, DatabaseError};
 use crate::http::{self, Development, Exporter, Health, Parts, PublishRate};
@@ -147,6 +148,10 @@ impl Application {
             verifier,
             membership,
             archive,
+            acknowledgements: Acknowledgements::new(
+                bus.bucket("ACKS")
+                    .unwrap_or_else(|| Bucket::in_memory(config.jetstream.max_age.0)),
+            ),
             authorizer: Authorizer::new(
                 config.authorize.clone(),
                 bus.calls(),

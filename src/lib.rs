@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`event`] | channels, audiences, decoding of payloads, encoding of frames; pure |
 //! | [`bus`] | carries payloads to this instance: NATS, or within the process |
+//! | [`acknowledgements`] | who has acknowledged which message |
 //! | [`archive`] | what is older than the hub's memory, read from the log |
 //! | [`ingest`], [`refresh`] | one task from bus to hub; memberships anew after a gap |
 //! | [`hub`] | which sessions listen on which channel; their outboxes; routing |
@@ -26,6 +27,7 @@
 //! Imports point one way: `http` and `transport` know `hub`, `hub` knows `event`, and `event`
 //! knows nobody. A test reads the imports and keeps it so.
 
+pub mod acknowledgements;
 pub mod app;
 pub mod archive;
 pub mod auth;

@@ -3,6 +3,7 @@
 //! A bus has two ends. [`Bus`] publishes and tells the bus's state. [`Feed`] is what arrives:
 //! payloads with their place in the log, and notices of gaps. It has one reader, the ingest.
 
+mod bucket;
 mod calls;
 mod embedded;
 mod keyed_queue;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
+pub use bucket::{Bucket, BucketError, Record};
 pub use calls::{Answers, Call, Calls};
 pub use embedded::EmbeddedBus;
 pub use nats::jetstream::{Batch, Extent, JetStreamConfig, LogError, LogKind, LogReader, Logged};
@@ -219,6 +221,15 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.status(),
             Self::Nats(bus) => bus.status(),
+        }
+    }
+
+    /// Records that are kept for as long as the log, and shared as it is; `None` where it is not.
+    #[must_use]
+    pub fn bucket(&self, name: &str) -> Option<Bucket> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Nats(bus) => bus.bucket(name),
         }
     }
 

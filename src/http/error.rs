@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::rate::seconds;
+use crate::acknowledgements::AckError;
 use crate::auth::TokenError;
 use crate::bus::PublishError;
 use crate::causes::Causes;
@@ -41,6 +42,9 @@ pub enum ApiError {
     /// The bus does not take the message.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// A message can't be acknowledged.
+    #[error(transparent)]
+    Acknowledgement(#[from] AckError),
     /// A payload is no event.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -152,7 +156,9 @@ impl ResponseError for ApiError {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             Self::Publish(_) | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Acknowledgement(AckError::Full) => StatusCode::CONFLICT,
+            Self::Acknowledgement(AckError::Bucket(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotFound | Self::Acknowledgement(AckError::Unknown) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

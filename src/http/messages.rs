@@ -15,6 +15,7 @@ use super::credentials::Authenticated;
 use super::error::{self, ApiError};
 use super::outgoing::{IdempotencyKey, Outgoing};
 use super::rate::PublishRate;
+use crate::acknowledgements::Acknowledgements;
 use crate::auth::Identity;
 use crate::bus::{Bus, PublishError, Submitted};
 use crate::event::UserId;
@@ -88,7 +89,21 @@ enum Item {
 }
 
 /// What publishing takes.
-type Parts = (Data<Bus>, Data<Rules>, Data<PublishRate>, Data<Peers>);
+type Parts = (
+    Data<Bus>,
+    Data<Rules>,
+    Data<PublishRate>,
+    Data<Peers>,
+    Data<Acknowledgements>,
+);
+
+/// What a message needs to be published.
+struct Desk<'a> {
+    bus: &'a Bus,
+    rules: &'a Rules,
+    identity: &'a Identity,
+    acknowledgements: &'a Acknowledgements,
+}
 
 /// `POST /api/v1/messages/send`
 pub(super) async fn send(
@@ -96,12 +111,18 @@ pub(super) async fn send(
     key: IdempotencyKey,
     parameters: Query<Parameters>,
     body: Result<Bytes, actix_web::Error>,
-    (bus, rules, rate, peers): Parts,
+    (bus, rules, rate, peers, acknowledgements): Parts,
 ) -> Result<HttpResponse, ApiError> {
     let text = text(body, super::max_body(&rules))?;
     rate.take(&identity.user, 1)?;
     let message = Outgoing::addressed(&rules, &identity, parse(&text, "")?, "", &key)?;
-    let accepted = publish_one(&bus, &peers, message, parameters.wait).await?;
+    let desk = Desk {
+        bus: &bus,
+        rules: &rules,
+        identity: &identity,
+        acknowledgements: &acknowledgements,
+    };
+    let accepted = publish_one(&desk, &peers, message, parameters.wait).await?;
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
@@ -111,12 +132,18 @@ pub(super) async fn broadcast(
     key: IdempotencyKey,
     parameters: Query<Parameters>,
     body: Result<Bytes, actix_web::Error>,
-    (bus, rules, rate, peers): Parts,
+    (bus, rules, rate, peers, acknowledgements): Parts,
 ) -> Result<HttpResponse, ApiError> {
     let text = text(body, super::max_body(&rules))?;
     rate.take(&identity.user, 1)?;
     let message = Outgoing::to_everybody(&rules, &identity, parse(&text, "")?, &key)?;
-    let accepted = publish_one(&bus, &peers, message, parameters.wait).await?;
+    let desk = Desk {
+        bus: &bus,
+        rules: &rules,
+        identity: &identity,
+        acknowledgements: &acknowledgements,
+    };
+    let accepted = publish_one(&desk, &peers, message, parameters.wait).await?;
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
@@ -125,7 +152,7 @@ pub(super) async fn batch(
     Authenticated(identity): Authenticated,
     key: IdempotencyKey,
     body: Result<Bytes, actix_web::Error>,
-    (bus, rules, rate, _): Parts,
+    (bus, rules, rate, _, acknowledgements): Parts,
 ) -> Result<HttpResponse, ApiError> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -146,6 +173,12 @@ pub(super) async fn batch(
         });
     }
     rate.take(&identity.user, u32::try_from(count).unwrap_or(u32::MAX))?;
+    let desk = Desk {
+        bus: &bus,
+        rules: &rules,
+        identity: &identity,
+        acknowledgements: &acknowledgements,
+    };
     let mut results = Vec::with_capacity(count);
     let numbered: Vec<(usize, &RawValue)> = batch.messages.into_iter().enumerate().collect();
     for some in numbered.chunks(IN_FLIGHT) {
@@ -153,7 +186,7 @@ pub(super) async fn batch(
         for (index, message) in some {
             let path = format!("messages[{index}]");
             let key = key.of_item(*index);
-            submitted.push(submit(&bus, &rules, &identity, message, &path, &key).await);
+            submitted.push(submit(&desk, message, &path, &key).await);
         }
         for submitted in submitted {
             results.push(match submitted {
@@ -173,13 +206,13 @@ pub(super) async fn batch(
 
 /// Publishes a message, and waits to hear whom it has reached, if that is asked for.
 async fn publish_one(
-    bus: &Bus,
+    desk: &Desk<'_>,
     peers: &Peers,
     message: Outgoing,
     wait: Option<u64>,
 ) -> Result<Accepted, ApiError> {
     let Some(wait) = wait else {
-        let (id, submitted) = publish(bus, message).await?;
+        let (id, submitted) = publish(desk, message).await?;
         return Ok(accepted(id, submitted).await?);
     };
     if wait > LONGEST_WAIT {
@@ -190,7 +223,7 @@ async fn publish_one(
     }
     let users = message.users.clone();
     peers.track(&message.id).await;
-    let (id, submitted) = publish(bus, message).await?;
+    let (id, submitted) = publish(desk, message).await?;
     let accepted = accepted(id, submitted).await?;
     let written = peers
         .written(&accepted.id, Duration::from_millis(wait))
@@ -211,27 +244,31 @@ async fn publish_one(
 
 /// Publishes one of many, behind those before it.
 async fn submit(
-    bus: &Bus,
-    rules: &Rules,
-    identity: &Identity,
+    desk: &Desk<'_>,
     message: &RawValue,
     path: &str,
     key: &IdempotencyKey,
 ) -> Result<(String, Submitted), ApiError> {
     let message = parse(message.get(), path)?;
-    let message = Outgoing::addressed(rules, identity, message, path, key)?;
-    Ok(publish(bus, message).await?)
+    let message = Outgoing::addressed(desk.rules, desk.identity, message, path, key)?;
+    publish(desk, message).await
 }
 
-async fn publish(bus: &Bus, message: Outgoing) -> Result<(String, Submitted), PublishError> {
+async fn publish(desk: &Desk<'_>, message: Outgoing) -> Result<(String, Submitted), ApiError> {
     let Outgoing {
         id,
         subject,
         payload,
         deduplicated_by,
         users: _,
+        acknowledged_by,
     } = message;
-    let submitted = bus.submit(&subject, payload, Some(&deduplicated_by));
+    if let Some(channels) = acknowledged_by {
+        // Before anybody can get it and acknowledge it.
+        let publisher = &desk.identity.user;
+        desk.acknowledgements.ask(&id, publisher, channels).await?;
+    }
+    let submitted = desk.bus.submit(&subject, payload, Some(&deduplicated_by));
     Ok((id, submitted.await?))
 }
 

@@ -19,6 +19,7 @@ mod outgoing;
 mod pages;
 mod poll;
 mod rate;
+mod receipts;
 mod stream;
 
 use actix_web::HttpResponse;
@@ -34,6 +35,7 @@ pub use health::Health;
 pub use metrics::{Exporter, Metrics};
 pub use rate::PublishRate;
 
+use crate::acknowledgements::Acknowledgements;
 use crate::archive::Archive;
 use crate::auth::Verifier;
 use crate::authorize::Authorizer;
@@ -69,6 +71,8 @@ pub struct Parts {
     pub patterns: Vec<Pattern>,
     /// Admits connections.
     pub hub: Hub,
+    /// Knows who has acknowledged what.
+    pub acknowledgements: Acknowledgements,
     /// Asks the backend for permissions.
     pub authorizer: Authorizer,
     /// Knows the other instances.
@@ -96,6 +100,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.rules))
         .app_data(Data::new(parts.patterns))
         .app_data(Data::new(parts.hub))
+        .app_data(Data::new(parts.acknowledgements))
         .app_data(Data::new(parts.authorizer))
         .app_data(Data::new(parts.peers))
         .app_data(Data::new(parts.rate))
@@ -138,6 +143,14 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .service(resource("/api/v1/messages/batch", "POST, OPTIONS", |r| {
             r.app_data(web::PayloadConfig::new(messages::MAX_BATCH_BODY))
                 .route(web::post().to(messages::batch))
+        }))
+        .service(resource(
+            "/api/v1/messages/{id}/ack",
+            "POST, OPTIONS",
+            |r| r.route(web::post().to(receipts::acknowledge)),
+        ))
+        .service(readable("/api/v1/messages/{id}/receipts", || {
+            web::get().to(receipts::list)
         }))
         .service(resource(
             "/api/v1/connections",

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::error::ApiError;
 use crate::auth::Identity;
 use crate::event::decode::{Decoded, Rejection, Rules, decode};
-use crate::event::{Recipients, Resource, Timestamp, UserId, subject};
+use crate::event::{Channel, Recipients, Resource, Timestamp, UserId, subject};
 
 /// The longest message id and idempotency key, in characters.
 const MAX_ID: usize = 200;
@@ -37,6 +37,8 @@ pub(super) struct Outgoing {
     pub(super) deduplicated_by: String,
     /// The users that it is for by name.
     pub(super) users: Vec<UserId>,
+    /// The channels that it is for, if it asks to be acknowledged; none for everybody.
+    pub(super) acknowledged_by: Option<Vec<Channel>>,
 }
 
 impl FromRequest for IdempotencyKey {
@@ -197,8 +199,17 @@ impl<'a> Draft<'a> {
             }
             _ => subject,
         };
+        let acknowledged_by = match self.members.get("ack") {
+            None | Some(Value::Null | Value::Bool(false)) => None,
+            Some(Value::Bool(true)) => Some(match &decoded.audience.to {
+                Recipients::Channels(channels) => channels.clone(),
+                Recipients::Everybody | Recipients::SharingChatWith(_) => Vec::new(),
+            }),
+            Some(_) => return Err(self.wrong("ack", "it is true or false")),
+        };
         Ok(Outgoing {
             users: users(&decoded),
+            acknowledged_by,
             id: self.id,
             subject,
             payload: payload.into(),

@@ -4,6 +4,7 @@
 // Every test drives real processes; what can't go on ends the test with a panic that says why.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod acknowledgements;
 mod architecture;
 mod auth;
 mod auth_refusals;

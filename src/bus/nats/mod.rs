@@ -30,7 +30,7 @@ use self::core::CoreTask;
 use super::log::LocalLog;
 use super::receipts::Receipts;
 use super::subject::{Pattern, SubjectError};
-use super::{Calls, Feed, PublishError, Status, StatusCell, Submitted};
+use super::{Bucket, Calls, Feed, PublishError, Status, StatusCell, Submitted};
 use crate::event::{EventId, Timestamp};
 use connection::Connection;
 use jetstream::{JetStreamConfig, LogError, LogMetrics, LogReader, LogTask};
@@ -47,6 +47,8 @@ pub struct NatsBus {
     log: Option<LogReader>,
     receipts: Receipts,
     calls: Calls,
+    /// How a shared log is kept, where there is one.
+    jetstream: Option<JetStreamConfig>,
 }
 
 /// What the NATS bus counts.
@@ -119,6 +121,10 @@ pub async fn open(
         log: None,
         receipts: Receipts::default(),
         calls: Calls::through(connection.client().clone(), &config.peers),
+        jetstream: match log {
+            Log::Memory => None,
+            Log::JetStream(jetstream, _) => Some(jetstream.clone()),
+        },
     };
     let receipts = bus.receipts.clone();
     let subscriptions = select_all(subscribers);
@@ -206,6 +212,12 @@ impl NatsBus {
 
     pub(super) fn origin(&self) -> EventId {
         self.origin
+    }
+
+    pub(super) fn bucket(&self, name: &str) -> Option<Bucket> {
+        let context = async_nats::jetstream::new(self.client.clone());
+        let config = self.jetstream.as_ref()?;
+        Some(Bucket::in_jetstream(context, config, name))
     }
 
     pub(super) fn calls(&self) -> Calls {

@@ -1,0 +1,145 @@
+//! Who has acknowledged which message. A message that asks for it is noted when it is sent; those it is
+//! for say when they have dealt with it; whoever sent it can see who has. Kept as long as the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::bus::{Bucket, BucketError};
+use crate::event::{Channel, Timestamp, UserId};
+
+/// The most acknowledgements of one message; a record has to fit into one NATS message.
+const RECEIPTS: usize = 5_000;
+
+/// How often a record that somebody else has changed meanwhile is read again.
+const ATTEMPTS: u32 = 30;
+
+/// The longest pause in between, in milliseconds.
+const PAUSE_MS: u64 = 40;
+
+/// The acknowledgements of all messages. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Acknowledgements(Arc<Bucket>);
+
+/// A message that asks to be acknowledged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Asked {
+    /// Who has sent it.
+    pub publisher: UserId,
+    /// The channels that it is for; none for everybody.
+    pub channels: Vec<Channel>,
+    /// Who has acknowledged it.
+    pub receipts: Vec<Receipt>,
+}
+
+/// One acknowledgement.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Receipt {
+    /// By whom.
+    pub user_id: UserId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Why an acknowledgement can't be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum AckError {
+    /// The message is not known, did not ask for it, or is too old.
+    #[error("no message of that id asks to be acknowledged, or it is too old")]
+    Unknown,
+    /// There are as many as there may be.
+    #[error("the message has {RECEIPTS} acknowledgements, and no more are kept")]
+    Full,
+    /// The records can't be read or written.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+}
+
+impl Acknowledgements {
+    /// Kept in a bucket.
+    #[must_use]
+    pub fn new(bucket: Bucket) -> Self {
+        Self(Arc::new(bucket))
+    }
+
+    /// Notes that a message asks to be acknowledged. The same message may be noted again.
+    ///
+    /// # Errors
+    /// The record can't be written.
+    pub async fn ask(
+        &self,
+        message: &str,
+        publisher: &UserId,
+        channels: Vec<Channel>,
+    ) -> Result<(), AckError> {
+        let asked = Asked {
+            publisher: publisher.clone(),
+            channels,
+            receipts: Vec::new(),
+        };
+        match self.0.write(&key(message), encode(&asked), None).await {
+            Ok(()) | Err(BucketError::Changed) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What is known of a message.
+    ///
+    /// # Errors
+    /// It is not known; the record can't be read.
+    pub async fn of(&self, message: &str) -> Result<Asked, AckError> {
+        let record = self.0.read(&key(message)).await?;
+        let record = record.ok_or(AckError::Unknown)?;
+        serde_json::from_slice(&record.value).map_err(|_| AckError::Unknown)
+    }
+
+    /// Notes that a user has acknowledged a message; a second time changes nothing.
+    ///
+    /// # Errors
+    /// It is not known, or has too many; the record can't be written.
+    pub async fn acknowledge(&self, message: &str, user: &UserId) -> Result<(), AckError> {
+        let key = key(message);
+        for _ in 0..ATTEMPTS {
+            let record = self.0.read(&key).await?.ok_or(AckError::Unknown)?;
+            let mut asked: Asked =
+                serde_json::from_slice(&record.value).map_err(|_| AckError::Unknown)?;
+            if asked
+                .receipts
+                .iter()
+                .any(|receipt| receipt.user_id == *user)
+            {
+                return Ok(());
+            }
+            if asked.receipts.len() >= RECEIPTS {
+                return Err(AckError::Full);
+            }
+            asked.receipts.push(Receipt {
+                user_id: user.clone(),
+                at: Timestamp::now(),
+            });
+            match self.0.write(&key, encode(&asked), Some(&record)).await {
+                Ok(()) => return Ok(()),
+                Err(BucketError::Changed) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let pause = Duration::from_millis(rand::rng().random_range(1..=PAUSE_MS));
+            tokio::time::sleep(pause).await;
+        }
+        Err(BucketError::Changed.into())
+    }
+}
+
+/// Ids of messages are any text, keys are not.
+fn key(message: &str) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, message.as_bytes())
+        .simple()
+        .to_string()
+}
+
+fn encode(asked: &Asked) -> bytes::Bytes {
+    // Plain structs of text and numbers always serialize.
+    serde_json::to_vec(asked).unwrap_or_default().into()
+}

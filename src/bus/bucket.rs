@@ -1,0 +1,230 @@
+//! Small records that all instances share: a JetStream key-value bucket, or this process's memory.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::context::Context;
+use async_nats::jetstream::kv::{self, UpdateErrorKind};
+use async_nats::jetstream::stream::StorageType;
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::nats::jetstream::{JetStreamConfig, Storage};
+
+/// How long JetStream may take for one operation.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The most bytes of records in JetStream, which sets that much aside.
+const MAX_BYTES: i64 = 64 << 20;
+
+/// The most records in memory.
+const RECORDS: usize = 10_000;
+
+/// Records by key. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Bucket(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Memory(Arc<Mutex<Memory>>),
+    JetStream(Arc<JetStream>),
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    records: HashMap<String, (Record, Instant), RandomState>,
+    age: Duration,
+}
+
+#[derive(Debug)]
+struct JetStream {
+    context: Context,
+    config: kv::Config,
+    store: OnceCell<kv::Store>,
+}
+
+/// What stands at a key, and which state of it this is.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The bytes.
+    pub value: Bytes,
+    revision: u64,
+}
+
+/// Why a record can't be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BucketError {
+    /// Somebody else has written it meanwhile.
+    #[error("the record has changed meanwhile")]
+    Changed,
+    /// There are as many records as there may be, or the bucket does not answer.
+    #[error("records can't be kept: {0}")]
+    Unavailable(String),
+}
+
+impl Bucket {
+    /// In the memory of this process, each record for `age`.
+    #[must_use]
+    pub fn in_memory(age: Duration) -> Self {
+        Self(Kind::Memory(Arc::new(Mutex::new(Memory {
+            records: HashMap::default(),
+            age,
+        }))))
+    }
+
+    /// In JetStream, kept as the log is; made when it is used first.
+    pub(super) fn in_jetstream(context: Context, config: &JetStreamConfig, name: &str) -> Self {
+        let config = kv::Config {
+            bucket: format!("{}_{name}", config.stream),
+            description: "Records of notify-server".to_owned(),
+            history: 1,
+            max_age: config.max_age.0,
+            max_bytes: MAX_BYTES,
+            storage: match config.storage {
+                Storage::File => StorageType::File,
+                Storage::Memory => StorageType::Memory,
+            },
+            num_replicas: config.replicas,
+            ..kv::Config::default()
+        };
+        Self(Kind::JetStream(Arc::new(JetStream {
+            context,
+            config,
+            store: OnceCell::new(),
+        })))
+    }
+
+    /// What stands at a key.
+    ///
+    /// # Errors
+    /// The bucket does not answer.
+    pub async fn read(&self, key: &str) -> Result<Option<Record>, BucketError> {
+        match &self.0 {
+            Kind::Memory(memory) => Ok(memory.lock().read(key)),
+            Kind::JetStream(bucket) => {
+                let store = bucket.store().await?;
+                let entry = timely(store.entry(key.to_owned())).await?;
+                let put = |entry: &kv::Entry| entry.operation == kv::Operation::Put;
+                Ok(entry.filter(put).map(|entry| Record {
+                    value: entry.value,
+                    revision: entry.revision,
+                }))
+            }
+        }
+    }
+
+    /// Writes a record where there is none (`before` is `None`), or in place of `before`.
+    ///
+    /// # Errors
+    /// Another one stands there; the bucket does not answer.
+    pub async fn write(
+        &self,
+        key: &str,
+        value: Bytes,
+        before: Option<&Record>,
+    ) -> Result<(), BucketError> {
+        let revision = before.map_or(0, |record| record.revision);
+        match &self.0 {
+            Kind::Memory(memory) => memory.lock().write(key, value, revision),
+            Kind::JetStream(bucket) => {
+                let store = bucket.store().await?;
+                match timeout(PATIENCE, store.update(key, value, revision)).await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(error)) if error.kind() == UpdateErrorKind::WrongLastRevision => {
+                        Err(BucketError::Changed)
+                    }
+                    Ok(Err(error)) => Err(BucketError::Unavailable(error.to_string())),
+                    Err(_) => Err(silent()),
+                }
+            }
+        }
+    }
+}
+
+impl Memory {
+    fn read(&self, key: &str) -> Option<Record> {
+        let (record, at) = self.records.get(key)?;
+        (at.elapsed() < self.age).then(|| record.clone())
+    }
+
+    fn write(&mut self, key: &str, value: Bytes, revision: u64) -> Result<(), BucketError> {
+        let known = self.read(key).map_or(0, |record| record.revision);
+        if known != revision {
+            return Err(BucketError::Changed);
+        }
+        let age = self.age;
+        if self.records.len() >= RECORDS {
+            self.records.retain(|_, (_, at)| at.elapsed() < age);
+        }
+        if self.records.len() >= RECORDS && !self.records.contains_key(key) {
+            let problem = format!("there are {RECORDS} already");
+            return Err(BucketError::Unavailable(problem));
+        }
+        let revision = revision + 1;
+        let at = self
+            .records
+            .get(key)
+            .map_or_else(Instant::now, |(_, at)| *at);
+        self.records
+            .insert(key.to_owned(), (Record { value, revision }, at));
+        Ok(())
+    }
+}
+
+impl JetStream {
+    async fn store(&self) -> Result<&kv::Store, BucketError> {
+        let open = || async {
+            match timely(self.context.get_key_value(&self.config.bucket)).await {
+                Ok(store) => Ok(store),
+                Err(_) => timely(self.context.create_key_value(self.config.clone())).await,
+            }
+        };
+        self.store.get_or_try_init(open).await
+    }
+}
+
+async fn timely<T, E: std::fmt::Display>(
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, BucketError> {
+    match timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|error| BucketError::Unavailable(error.to_string())),
+        Err(_) => Err(silent()),
+    }
+}
+
+fn silent() -> BucketError {
+    BucketError::Unavailable("JetStream does not answer".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_record_is_only_written_over_the_one_that_was_read() {
+        let bucket = Bucket::in_memory(Duration::from_secs(60));
+        assert!(bucket.read("a").await.unwrap().is_none());
+        bucket.write("a", Bytes::from("1"), None).await.unwrap();
+        let again = bucket.write("a", Bytes::from("x"), None).await;
+        assert_eq!(again, Err(BucketError::Changed));
+        let first = bucket.read("a").await.unwrap().unwrap();
+        bucket
+            .write("a", Bytes::from("2"), Some(&first))
+            .await
+            .unwrap();
+        let late = bucket.write("a", Bytes::from("x"), Some(&first)).await;
+        assert_eq!(late, Err(BucketError::Changed));
+        assert_eq!(bucket.read("a").await.unwrap().unwrap().value, "2");
+    }
+
+    #[tokio::test]
+    async fn records_are_kept_for_a_time() {
+        let bucket = Bucket::in_memory(Duration::ZERO);
+        bucket.write("a", Bytes::from("1"), None).await.unwrap();
+        assert!(bucket.read("a").await.unwrap().is_none());
+    }
+}

@@ -1,0 +1,69 @@
+//! `/api/v1/messages/{id}/ack` and `/receipts`: acknowledging a message, and who has.
+
+use actix_web::HttpResponse;
+use actix_web::web::{Data, Path};
+use serde::Serialize;
+
+use super::credentials::Authenticated;
+use super::error::ApiError;
+use crate::acknowledgements::{AckError, Acknowledgements, Receipt};
+use crate::auth::Identity;
+use crate::event::{Channel, Resource};
+use crate::membership::Membership;
+
+#[derive(Serialize)]
+struct Receipts {
+    id: String,
+    receipts: Vec<Receipt>,
+}
+
+/// `POST /api/v1/messages/{id}/ack`
+pub(super) async fn acknowledge(
+    Authenticated(identity): Authenticated,
+    id: Path<String>,
+    acknowledgements: Data<Acknowledgements>,
+    membership: Data<Membership>,
+) -> Result<HttpResponse, ApiError> {
+    let asked = acknowledgements.of(&id).await?;
+    if !is_for(&identity, &asked.channels, &membership).await? {
+        // Not that it exists, either.
+        return Err(AckError::Unknown.into());
+    }
+    acknowledgements.acknowledge(&id, &identity.user).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// `GET /api/v1/messages/{id}/receipts`
+pub(super) async fn list(
+    Authenticated(identity): Authenticated,
+    id: Path<String>,
+    acknowledgements: Data<Acknowledgements>,
+) -> Result<HttpResponse, ApiError> {
+    let asked = acknowledgements.of(&id).await?;
+    if asked.publisher != identity.user && !identity.grant.admin {
+        return Err(AckError::Unknown.into());
+    }
+    Ok(HttpResponse::Ok().json(Receipts {
+        id: id.into_inner(),
+        receipts: asked.receipts,
+    }))
+}
+
+/// Whether a message is for somebody.
+async fn is_for(
+    identity: &Identity,
+    channels: &[Channel],
+    membership: &Membership,
+) -> Result<bool, ApiError> {
+    let readable = |channel: &Channel| identity.may_subscribe(channel);
+    if channels.is_empty() || channels.iter().any(readable) {
+        return Ok(true);
+    }
+    let chat = |channel: &&Channel| *channel.resource() == Resource::Chat;
+    let mut chats = channels.iter().filter(chat).peekable();
+    if chats.peek().is_none() {
+        return Ok(false);
+    }
+    let member_of = membership.chats_of(&identity.user).await?;
+    Ok(chats.any(|channel| member_of.iter().any(|chat| Channel::chat(chat) == *channel)))
+}
