@@ -18,6 +18,7 @@ mod metrics;
 mod outgoing;
 mod pages;
 mod poll;
+mod probe;
 mod rate;
 mod receipts;
 mod stream;
@@ -174,6 +175,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .service(readable("/api/v1/channels/{channel}", || {
             web::get().to(connections::listeners)
         }))
+        .service(readable("/api/sse/test", || web::get().to(probe::test)))
         .service(readable("/api/sse/stats", || {
             web::get().to(connections::sse_stats)
         }))

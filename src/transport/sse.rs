@@ -28,7 +28,8 @@ pub fn head() -> HttpResponse {
 
 /// Headers that keep everything on the way from holding events back: no cache, no transformation
 /// such as compression, no buffering in nginx and its kin.
-fn builder() -> HttpResponseBuilder {
+#[must_use]
+pub fn builder() -> HttpResponseBuilder {
     let mut builder = HttpResponse::Ok();
     builder
         .insert_header((CONTENT_TYPE, "text/event-stream"))

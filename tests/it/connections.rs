@@ -203,3 +203,20 @@ async fn only_administrators_may_look() {
         assert_eq!(response.json().await["field"], field);
     }
 }
+
+#[tokio::test]
+async fn whether_streams_get_through_can_be_tested() {
+    let server = Server::start(Settings::new()).await;
+    let answer = server.get("/api/sse/test").await.json().await;
+    assert_eq!(answer["success"], true);
+    let stream = Request::get("/api/sse/test").header("accept", "text/event-stream");
+    assert_eq!(server.send(stream.clone()).await.status, 401);
+    let stream = stream.bearer(&tokens::of_user(1));
+    let mut stream = EventStream::new(server.send(stream).await);
+    for number in 1..=5 {
+        let event = stream.expect_type("test").await;
+        assert_eq!(event.name.as_deref(), Some("test"));
+        assert_eq!(event.data["number"], number);
+    }
+    stream.expect_end().await;
+}
