@@ -141,6 +141,21 @@ async fn a_denied_subscription_is_not_ready_and_says_so() {
 }
 
 #[tokio::test]
+async fn an_instance_that_may_not_reach_the_others_serves_all_the_same() {
+    let folder = TempDir::new().unwrap();
+    let config = accounts(&folder, "subscribe: {deny: \"notify.peers.>\"}");
+    let nats = Nats::start_with(&["-c", &config]).await;
+    let server = Server::start(as_notify(&nats)).await;
+    server
+        .log_line(|line| line.text("error").contains("notify.peers"))
+        .await;
+    let options =
+        ConnectOptions::with_user_and_password("backend".into(), "backend-backend".into());
+    delivers(&server, &nats.backend_with(options).await).await;
+    assert_eq!(server.get("/ready").await.status, 200);
+}
+
+#[tokio::test]
 async fn not_even_the_client_library_logs_a_password() {
     let nats = Nats::start_with(&["--user", "notify", "--pass", "hunter2-hunter2"]).await;
     let url = nats.url().replace("//", "//notify:hunter2-hunter2@");

@@ -52,6 +52,8 @@ pub(super) struct Connection {
     /// taken the subscriptions that were sent before.
     probe: Subscriber,
     probe_subject: Subject,
+    /// Where the instances talk; who may not is alone, and no worse.
+    peers: String,
     confirm_by: Option<Instant>,
     was_connected: bool,
     /// Messages dropped since the last report.
@@ -94,6 +96,7 @@ impl Connection {
             events,
             probe,
             probe_subject,
+            peers: format!("{}.", config.peers),
             confirm_by: None,
             was_connected: false,
             dropped,
@@ -174,6 +177,9 @@ impl Connection {
             return None;
         }
         warn!(error, "NATS reported an error");
+        if error.contains(&self.peers) {
+            return None;
+        }
         // A denied subscription shows only here.
         if error.contains("Permissions Violation for Subscription") {
             self.confirm_by = None;
