@@ -50,6 +50,9 @@ pub enum AckError {
     /// The message is not known, did not ask for it, or is too old.
     #[error("no message of that id asks to be acknowledged, or it is too old")]
     Unknown,
+    /// Another message has the same id.
+    #[error("another message that asks to be acknowledged has this id")]
+    Taken,
     /// There are as many as there may be.
     #[error("the message has {RECEIPTS} acknowledgements, and no more are kept")]
     Full,
@@ -68,20 +71,25 @@ impl Acknowledgements {
     /// Notes that a message asks to be acknowledged. The same message may be noted again.
     ///
     /// # Errors
-    /// The record can't be written.
+    /// Another message has the same id; the record can't be written.
     pub async fn ask(
         &self,
         message: &str,
         publisher: &UserId,
-        channels: Vec<Channel>,
+        channels: &[Channel],
     ) -> Result<(), AckError> {
         let asked = Asked {
             publisher: publisher.clone(),
-            channels,
+            channels: channels.to_vec(),
             receipts: Vec::new(),
         };
         match self.0.write(&key(message), encode(&asked), None).await {
-            Ok(()) | Err(BucketError::Changed) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(BucketError::Changed) => {
+                let known = self.of(message).await?;
+                let same = known.publisher == *publisher && known.channels == channels;
+                same.then_some(()).ok_or(AckError::Taken)
+            }
             Err(error) => Err(error.into()),
         }
     }

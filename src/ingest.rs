@@ -211,7 +211,7 @@ impl Ingest {
             if self.hub.is_tracking()
                 && let Some(tracked) = own_id(&message.payload).and_then(|id| self.hub.tracked(&id))
             {
-                event.frame = event.frame.track(tracked);
+                event.frame = event.frame.track(&tracked);
             }
             self.hub.deliver(event, delivery).await;
         }

@@ -143,6 +143,12 @@ impl Peers {
         &self.0.instance
     }
 
+    /// Whether there may be others: then what is published comes back through NATS.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.0.calls.is_shared()
+    }
+
     /// Asks all instances about their sessions.
     pub async fn find(&self, question: Question) -> Gathered<Finding> {
         let gathered = self.gather(Request::Find(question), PATIENCE).await;
@@ -315,8 +321,6 @@ impl PeersTask {
         loop {
             tokio::select! {
                 call = calls.next() => match call {
-                    // More at once than this are not answered, and those who ask see who is missing.
-                    Some(_) if answers.len() >= AT_ONCE => {}
                     Some(call) => called(&peers, call, &mut answers).await,
                     None => return,
                 },
@@ -348,6 +352,13 @@ async fn called(peers: &Peers, call: Call, answers: &mut FuturesUnordered<BoxFut
     if peers.heard(&envelope.from) {
         // It has only just begun, and need not wait to learn that this one is there.
         peers.0.calls.tell_all(peers.envelope(Request::Hello)).await;
+    }
+    // More at once than this are not answered, and those who ask see who is missing. Those that take
+    // their time leave room for the others.
+    let slow = matches!(envelope.says, Request::Written(..));
+    let most = if slow { AT_ONCE } else { AT_ONCE * 4 };
+    if answers.len() >= most {
+        return;
     }
     let peers = peers.clone();
     let answer = async move {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::Context;
 use async_nats::jetstream::kv::{self, UpdateErrorKind};
-use async_nats::jetstream::stream::StorageType;
+use async_nats::jetstream::stream::{DiscardPolicy, StorageType};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The most bytes of records in JetStream, which sets that much aside.
 const MAX_BYTES: i64 = 64 << 20;
+
+/// How long a replica may be behind.
+const BEHIND: Duration = Duration::from_millis(50);
 
 /// The most records in memory.
 const RECORDS: usize = 10_000;
@@ -61,7 +64,7 @@ pub enum BucketError {
     /// Somebody else has written it meanwhile.
     #[error("the record has changed meanwhile")]
     Changed,
-    /// There are as many records as there may be, or the bucket does not answer.
+    /// The bucket does not answer.
     #[error("records can't be kept: {0}")]
     Unavailable(String),
 }
@@ -107,7 +110,14 @@ impl Bucket {
             Kind::Memory(memory) => Ok(memory.lock().read(key)),
             Kind::JetStream(bucket) => {
                 let store = bucket.store().await?;
-                let entry = timely(store.entry(key.to_owned())).await?;
+                let mut entry = timely(store.entry(key.to_owned())).await?;
+                // A replica answers that may be behind for a moment.
+                let mut tries = if bucket.config.num_replicas > 1 { 3 } else { 0 };
+                while entry.is_none() && tries > 0 {
+                    tokio::time::sleep(BEHIND).await;
+                    entry = timely(store.entry(key.to_owned())).await?;
+                    tries -= 1;
+                }
                 let put = |entry: &kv::Entry| entry.operation == kv::Operation::Put;
                 Ok(entry.filter(put).map(|entry| Record {
                     value: entry.value,
@@ -156,13 +166,10 @@ impl Memory {
         if known != revision {
             return Err(BucketError::Changed);
         }
-        let age = self.age;
-        if self.records.len() >= RECORDS {
-            self.records.retain(|_, (_, at)| at.elapsed() < age);
-        }
-        if self.records.len() >= RECORDS && !self.records.contains_key(key) {
-            let problem = format!("there are {RECORDS} already");
-            return Err(BucketError::Unavailable(problem));
+        let full = self.records.len() >= RECORDS && !self.records.contains_key(key);
+        let by_age = |(key, (_, at)): (&String, &(Record, Instant))| (*at, key.clone());
+        if let Some((_, oldest)) = self.records.iter().map(by_age).min().filter(|_| full) {
+            self.records.remove(&oldest);
         }
         let revision = revision + 1;
         let at = self
@@ -180,10 +187,21 @@ impl JetStream {
         let open = || async {
             match timely(self.context.get_key_value(&self.config.bucket)).await {
                 Ok(store) => Ok(store),
-                Err(_) => timely(self.context.create_key_value(self.config.clone())).await,
+                Err(_) => self.create().await,
             }
         };
         self.store.get_or_try_init(open).await
+    }
+}
+
+impl JetStream {
+    /// A bucket in which the oldest make room; by itself it would refuse new ones when it is full.
+    async fn create(&self) -> Result<kv::Store, BucketError> {
+        let store = timely(self.context.create_key_value(self.config.clone())).await?;
+        let mut stream = store.stream.cached_info().config.clone();
+        stream.discard = DiscardPolicy::Old;
+        timely(self.context.update_stream(stream)).await?;
+        Ok(store)
     }
 }
 

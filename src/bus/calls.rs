@@ -6,6 +6,7 @@ use async_nats::{Client, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, SelectAll, StreamExt as _, select_all};
 use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
 /// Asks other instances and is asked by them. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +66,12 @@ impl Calls {
         calls.chain(futures_util::stream::pending()).boxed()
     }
 
+    /// Whether others can be reached.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Tells all instances something, this one too.
     pub async fn tell_all(&self, payload: Bytes) {
         if let Some(line) = &self.0 {
@@ -120,8 +127,10 @@ impl Call {
     /// Answers, if an answer is waited for.
     pub async fn answer(self, payload: Bytes) {
         if let Some(reply) = self.reply {
-            // Whoever asked waits for a time only.
-            let _ = self.client.publish(reply, payload).await;
+            // Whoever asked waits for a time only, and names this instance as missing.
+            if let Err(error) = self.client.publish(reply, payload).await {
+                debug!(error = error.to_string(), "an answer could not be sent");
+            }
         }
     }
 }

@@ -65,6 +65,12 @@ impl Submitted {
         Self(Receipt::Expected(receipt, deadline))
     }
 
+    /// Whether the log had the payload before, so that it is not delivered again.
+    #[must_use]
+    pub fn is_repeated(&self) -> bool {
+        matches!(self.0, Receipt::Known(_))
+    }
+
     /// Waits until the log has the payload; gives its place there.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! An event's bytes on the wire: one `text/event-stream` event, encoded once for all receivers.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
@@ -31,8 +31,8 @@ struct Encoded {
     expires_at: Option<Timestamp>,
     /// Whether it counts as an event sent, as pings and notices do not.
     counted: bool,
-    /// Whom it was written to, if somebody wants to know.
-    tracked: Option<Arc<Tracked>>,
+    /// Whom it was written to, for as long as somebody wants to know: frames are kept much longer.
+    tracked: Option<Weak<Tracked>>,
 }
 
 impl Frame {
@@ -96,19 +96,19 @@ impl Frame {
 
     /// The same frame, of which it is noted whom it is written to.
     #[must_use]
-    pub fn track(&self, tracked: Arc<Tracked>) -> Self {
+    pub fn track(&self, tracked: &Arc<Tracked>) -> Self {
         let encoded = &*self.0;
         Self(Arc::new(Encoded {
             bytes: encoded.bytes.clone(),
-            tracked: Some(tracked),
+            tracked: Some(Arc::downgrade(tracked)),
             ..*encoded
         }))
     }
 
     /// Where it is noted whom the frame is written to.
     #[must_use]
-    pub fn tracked(&self) -> Option<&Arc<Tracked>> {
-        self.0.tracked.as_ref()
+    pub fn tracked(&self) -> Option<Arc<Tracked>> {
+        self.0.tracked.as_ref()?.upgrade()
     }
 
     fn encode(

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::credentials::Authenticated;
 use super::error::{self, ApiError};
 use super::max_body;
+use super::rate::PublishRate;
 use crate::bus::subject::{Pattern, check_publish};
 use crate::bus::{Bus, PublishError};
 use crate::event::Timestamp;
@@ -26,7 +27,7 @@ pub(super) async fn publish(
     subject: Path<String>,
     payload: Result<Bytes, actix_web::Error>,
     bus: Data<Bus>,
-    (rules, patterns): (Data<Rules>, Data<Vec<Pattern>>),
+    (rules, patterns, rate): (Data<Rules>, Data<Vec<Pattern>>, Data<PublishRate>),
 ) -> Result<HttpResponse, ApiError> {
     if !identity.grant.may_publish_everything() {
         return Err(ApiError::Forbidden(
@@ -34,6 +35,7 @@ pub(super) async fn publish(
                 .into(),
         ));
     }
+    rate.take(&identity.user, 1)?;
     check_publish(&subject).map_err(PublishError::from)?;
     if !patterns.iter().any(|pattern| pattern.matches(&subject)) {
         let known: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();

@@ -2,6 +2,7 @@
 
 use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
+use futures_util::future::join_all;
 use percent_encoding::percent_decode_str;
 
 use super::credentials::Authenticated;
@@ -112,11 +113,13 @@ async fn permitted(
     channels: Vec<Channel>,
     authorizer: &Authorizer,
 ) -> Result<NamedChannels, ApiError> {
+    let allowed = channels.iter().map(|channel| async {
+        identity.may_subscribe(channel) || authorizer.may_subscribe(&identity.user, channel).await
+    });
+    let allowed = join_all(allowed).await;
     let mut permitted = NamedChannels::default();
-    for channel in channels {
-        if identity.may_subscribe(&channel)
-            || authorizer.may_subscribe(&identity.user, &channel).await
-        {
+    for (channel, allowed) in channels.into_iter().zip(allowed) {
+        if allowed {
             permitted.granted.push(channel);
         } else if *channel.resource() == Resource::Chat {
             permitted.as_member.push(ChatId::from(channel.id().clone()));

@@ -105,6 +105,8 @@ async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity
         }
         return unverified(parameters.user_id);
     }
+    // A ticket opens a stream, and does nothing else.
+    let by_ticket = by_ticket && *request.method() == Method::GET && is_stream(request.path());
     let ticket = parameters.ticket.filter(|_| by_ticket);
     let verified = match (ticket, token(request, parameters.access_token)) {
         (Some(ticket), _) => redeem(request, &ticket).await,
@@ -115,6 +117,10 @@ async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity
         metrics.refused(&error);
         ApiError::Token(error)
     })
+}
+
+fn is_stream(path: &str) -> bool {
+    matches!(path, "/events" | "/events/poll") || path.starts_with("/sse/")
 }
 
 /// Whom a ticket is for, which any instance may have given.

@@ -156,7 +156,7 @@ impl ResponseError for ApiError {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             Self::Publish(_) | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Acknowledgement(AckError::Full) => StatusCode::CONFLICT,
+            Self::Acknowledgement(AckError::Full | AckError::Taken) => StatusCode::CONFLICT,
             Self::Acknowledgement(AckError::Bucket(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound | Self::Acknowledgement(AckError::Unknown) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,

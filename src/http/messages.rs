@@ -7,8 +7,10 @@ use actix_web::http::StatusCode;
 use std::time::Duration;
 
 use actix_web::web::{Bytes, Data, Query};
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 
 use super::connections::Instances;
 use super::credentials::Authenticated;
@@ -30,6 +32,9 @@ pub(super) const MAX_BATCH_BODY: usize = 8 << 20;
 
 /// The longest that a client can wait to hear whom its message has reached, in milliseconds.
 const LONGEST_WAIT: u64 = 10_000;
+
+/// Senders that wait at a time.
+static WAITS: Semaphore = Semaphore::const_new(64);
 
 /// Messages of a batch that are published before the first of them is waited for.
 const IN_FLIGHT: usize = 100;
@@ -182,11 +187,21 @@ pub(super) async fn batch(
     let mut results = Vec::with_capacity(count);
     let numbered: Vec<(usize, &RawValue)> = batch.messages.into_iter().enumerate().collect();
     for some in numbered.chunks(IN_FLIGHT) {
-        let mut submitted = Vec::with_capacity(some.len());
-        for (index, message) in some {
+        let (desk, key) = (&desk, &key);
+        let prepared = some.iter().map(|(index, message)| async move {
             let path = format!("messages[{index}]");
+            let message = parse(message.get(), &path)?;
             let key = key.of_item(*index);
-            submitted.push(submit(&desk, message, &path, &key).await);
+            let message = Outgoing::addressed(desk.rules, desk.identity, message, &path, &key)?;
+            ask(desk, &message).await?;
+            Ok::<_, ApiError>(message)
+        });
+        let mut submitted = Vec::with_capacity(some.len());
+        for prepared in join_all(prepared).await {
+            submitted.push(match prepared {
+                Ok(message) => submit(desk, message).await,
+                Err(error) => Err(error),
+            });
         }
         for submitted in submitted {
             results.push(match submitted {
@@ -221,10 +236,18 @@ async fn publish_one(
             problem: format!("it is at most {LONGEST_WAIT} milliseconds"),
         });
     }
+    let Ok(_place) = WAITS.try_acquire() else {
+        return Err(ApiError::Busy);
+    };
     let users = message.users.clone();
     peers.track(&message.id).await;
     let (id, submitted) = publish(desk, message).await?;
+    let repeated = submitted.is_repeated() && peers.is_shared();
     let accepted = accepted(id, submitted).await?;
+    if repeated {
+        // It is not delivered again, so that there is nothing to wait for.
+        return Ok(accepted);
+    }
     let written = peers
         .written(&accepted.id, Duration::from_millis(wait))
         .await;
@@ -242,34 +265,28 @@ async fn publish_one(
     })
 }
 
-/// Publishes one of many, behind those before it.
-async fn submit(
-    desk: &Desk<'_>,
-    message: &RawValue,
-    path: &str,
-    key: &IdempotencyKey,
-) -> Result<(String, Submitted), ApiError> {
-    let message = parse(message.get(), path)?;
-    let message = Outgoing::addressed(desk.rules, desk.identity, message, path, key)?;
-    publish(desk, message).await
+/// Notes that a message asks to be acknowledged, if it does: before anybody can get it.
+async fn ask(desk: &Desk<'_>, message: &Outgoing) -> Result<(), ApiError> {
+    if let Some(channels) = &message.acknowledged_by {
+        let publisher = &desk.identity.user;
+        let acknowledgements = desk.acknowledgements;
+        acknowledgements
+            .ask(&message.id, publisher, channels)
+            .await?;
+    }
+    Ok(())
 }
 
 async fn publish(desk: &Desk<'_>, message: Outgoing) -> Result<(String, Submitted), ApiError> {
-    let Outgoing {
-        id,
-        subject,
-        payload,
-        deduplicated_by,
-        users: _,
-        acknowledged_by,
-    } = message;
-    if let Some(channels) = acknowledged_by {
-        // Before anybody can get it and acknowledge it.
-        let publisher = &desk.identity.user;
-        desk.acknowledgements.ask(&id, publisher, channels).await?;
-    }
-    let submitted = desk.bus.submit(&subject, payload, Some(&deduplicated_by));
-    Ok((id, submitted.await?))
+    ask(desk, &message).await?;
+    submit(desk, message).await
+}
+
+/// Publishes a message behind those before it.
+async fn submit(desk: &Desk<'_>, message: Outgoing) -> Result<(String, Submitted), ApiError> {
+    let by = Some(message.deduplicated_by.as_str());
+    let submitted = desk.bus.submit(&message.subject, message.payload, by);
+    Ok((message.id, submitted.await?))
 }
 
 /// Waits until the log has the message.

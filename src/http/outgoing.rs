@@ -22,6 +22,16 @@ const PUSH: &str = "push";
 /// The last token of the subject of broadcasts.
 const BROADCAST: &str = "broadcast";
 
+/// What only the server says on a stream.
+const RESERVED: [&str; 6] = [
+    "connection_confirmed",
+    "ping",
+    "gap",
+    "caught_up",
+    "token_expiring",
+    "closing",
+];
+
 /// The `Idempotency-Key` header: what makes two requests one.
 #[derive(Debug, Clone)]
 pub(super) struct IdempotencyKey(Option<String>);
@@ -122,8 +132,12 @@ impl<'a> Draft<'a> {
     ) -> Result<Self, ApiError> {
         let members: Map<String, Value> =
             serde_json::from_str(message.get()).map_err(|error| at(path, "", error.to_string()))?;
-        if !members.get("type").is_some_and(Value::is_string) {
+        let Some(kind) = members.get("type").and_then(Value::as_str) else {
             return Err(at(path, "type", "it is missing, or no text".to_owned()));
+        };
+        if RESERVED.contains(&kind) {
+            let problem = "it is what the server itself says on streams".to_owned();
+            return Err(at(path, "type", problem));
         }
         let given = match members.get("id") {
             None => None,
@@ -192,6 +206,11 @@ impl<'a> Draft<'a> {
         let now = Timestamp::now();
         let decoded = decode(rules, &subject, payload.as_bytes(), now)
             .map_err(|rejection| rejected(self.path, rejection))?;
+        // What the chat backend says of its chats is not for clients to say: it moves people in and out.
+        let realtime = self.members.get("type").and_then(Value::as_str) != Some(&decoded.kind);
+        if realtime || decoded.membership.is_some() {
+            return Err(self.wrong("type", "it is one of the chat backend's own, for NATS only"));
+        }
         permit(identity, &decoded)?;
         let subject = match &decoded.audience.to {
             Recipients::Channels(channels) if channels.len() == 1 && self.has("channel") => {

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::credentials::{Authenticated, ByToken};
 use super::error::ApiError;
+use super::rate::PublishRate;
 use super::stream::{self, Parts, Wanted};
 use crate::auth::tickets::LIFETIME;
 use crate::hub::{Scope, Transport};
@@ -82,8 +83,10 @@ pub(super) async fn poll(
 /// `POST /events/ticket`
 pub(super) async fn ticket(
     ByToken(identity): ByToken,
-    peers: Data<Peers>,
+    (peers, rate): (Data<Peers>, Data<PublishRate>),
 ) -> Result<HttpResponse, ApiError> {
+    // As messages are, so that nobody takes all the tickets.
+    rate.take(&identity.user, 1)?;
     let ticket = peers.ticket(identity).ok_or(ApiError::Busy)?;
     Ok(HttpResponse::Ok()
         .insert_header(("cache-control", "no-store"))

@@ -8,6 +8,7 @@ use super::credentials::Authenticated;
 use super::error::ApiError;
 use crate::acknowledgements::{AckError, Acknowledgements, Receipt};
 use crate::auth::Identity;
+use crate::authorize::Authorizer;
 use crate::event::{Channel, Resource};
 use crate::membership::Membership;
 
@@ -22,10 +23,10 @@ pub(super) async fn acknowledge(
     Authenticated(identity): Authenticated,
     id: Path<String>,
     acknowledgements: Data<Acknowledgements>,
-    membership: Data<Membership>,
+    (membership, authorizer): (Data<Membership>, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     let asked = acknowledgements.of(&id).await?;
-    if !is_for(&identity, &asked.channels, &membership).await? {
+    if !is_for(&identity, &asked.channels, &membership, &authorizer).await? {
         // Not that it exists, either.
         return Err(AckError::Unknown.into());
     }
@@ -54,10 +55,16 @@ async fn is_for(
     identity: &Identity,
     channels: &[Channel],
     membership: &Membership,
+    authorizer: &Authorizer,
 ) -> Result<bool, ApiError> {
     let readable = |channel: &Channel| identity.may_subscribe(channel);
     if channels.is_empty() || channels.iter().any(readable) {
         return Ok(true);
+    }
+    for channel in channels {
+        if authorizer.may_subscribe(&identity.user, channel).await {
+            return Ok(true);
+        }
     }
     let chat = |channel: &&Channel| *channel.resource() == Resource::Chat;
     let mut chats = channels.iter().filter(chat).peekable();

@@ -91,7 +91,7 @@ pub struct Connection {
     pub connection_id: String,
     /// Whose it is.
     pub user_id: UserId,
-    /// What it listens on; the first hundred.
+    /// What it listens on; the first twenty, so that a page fits into one message between instances.
     pub channels: Vec<Channel>,
     /// How many that are in all.
     pub channel_count: usize,

@@ -103,7 +103,7 @@ impl Outbox {
         let first = self.pop(&now)?;
         let events = u64::from(first.is_event());
         // Most often there is none, and no memory is taken.
-        let mut tracked: Vec<Arc<Tracked>> = first.tracked().cloned().into_iter().collect();
+        let mut tracked: Vec<Arc<Tracked>> = first.tracked().into_iter().collect();
         if self.lead.is_empty() && self.frames.is_empty() {
             self.give_back_memory();
             let bytes = first.bytes(named);
@@ -126,7 +126,7 @@ impl Outbox {
         {
             batch.extend_from_slice(frame.as_slice(named));
             events += u64::from(frame.is_event());
-            tracked.extend(frame.tracked().cloned());
+            tracked.extend(frame.tracked());
         }
         self.give_back_memory();
         let bytes = batch.freeze();

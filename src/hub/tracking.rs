@@ -28,6 +28,10 @@ impl Tracking {
     pub(super) fn begin(&self, id: &str, now: Instant) -> Option<Arc<Tracked>> {
         let mut messages = self.messages.lock();
         messages.retain(|_, (_, until)| *until > now);
+        if let Some((tracked, _)) = messages.get(id) {
+            // Somebody waits for it already.
+            return Some(Arc::clone(tracked));
+        }
         let tracked = (messages.len() < MESSAGES).then(|| {
             let tracked = Arc::new(Tracked::default());
             messages.insert(id.to_owned(), (Arc::clone(&tracked), now + LIFETIME));

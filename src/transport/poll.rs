@@ -41,7 +41,7 @@ pub async fn collect(mut session: SessionStream, wait: Duration) -> Polled {
                 polled.last_id = Some(id.to_owned());
             }
             // What the server says about a stream means nothing to who polls, but for a gap.
-            polled.gap |= frame.kind() == "gap";
+            polled.gap |= !frame.is_event() && frame.kind() == "gap";
             if frame.is_event() {
                 polled.events.push(frame.json());
             }

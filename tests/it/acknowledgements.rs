@@ -106,6 +106,10 @@ async fn what_is_not_ones_business_is_not_found() {
         let admin = Token::of(50).claim("notify", rights);
         let admin = admin.sign_hs256(tokens::SECRET);
         assert_eq!(receipts(&server, &id, &admin).await.status, 200);
+        let other = json!({"type": "t", "id": id, "ack": true, "target": {"user_id": 2}});
+        let request = Request::new("POST", "/api/v1/messages/send");
+        let taken = server.send(request.bearer(&publisher()).json(&other)).await;
+        assert_eq!(taken.status, 409, "an id that another message has");
         let wrong = json!({"type": "t", "ack": "yes", "target": {"user_id": 1}});
         let request = Request::new("POST", "/api/v1/messages/send");
         let mut refused = server.send(request.bearer(&publisher()).json(&wrong)).await;

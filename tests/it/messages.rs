@@ -210,6 +210,8 @@ async fn what_is_wrong_is_named_by_its_path() {
             413,
             "body",
         ),
+        (json!({"type": "closing", "channel": "job:1"}), 422, "type"),
+        (json!({"type": "gap", "channel": "job:1"}), 422, "type"),
     ] {
         let mut response = post(&server, "send", &token, &body).await;
         let problem = response.json().await;
@@ -227,6 +229,56 @@ async fn what_is_wrong_is_named_by_its_path() {
         let mut response = post(&server, "batch", &token, &body).await;
         assert_eq!(response.status, 422);
         assert_eq!(response.json().await["field"], "messages");
+    }
+}
+
+/// Whoever may publish to a chat can not make anybody a member of it, nor put words into the chat
+/// backend's mouth.
+#[tokio::test]
+async fn what_only_the_chat_backend_says_can_not_be_sent() {
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1])).await;
+    let mut stream = server.connect(9).await;
+    let token = publisher(&["chat:*", "user:*"]);
+    for kind in [
+        "MemberAdded",
+        "member_added",
+        "member_removed",
+        "MessageReceived",
+    ] {
+        let spellings = [
+            json!({"type": kind, "chat_id": 5, "user_id": 9, "message": {}, "target": {"user_id": 9}}),
+            json!({"type": "t", "event_type": kind, "chat_id": 5, "user_id": 9, "message": {},
+                "target": {"user_id": 9}}),
+            json!({"type": "t", kind: {"chat_id": 5, "user_id": 9, "message": {}}, "target": {"user_id": 9}}),
+        ];
+        for message in &spellings {
+            post(&server, "send", &token, message).await;
+        }
+    }
+    accepted(
+        &server,
+        "send",
+        &token,
+        &json!({"type": "end", "target": {"user_id": 9}}),
+    )
+    .await;
+    let backend = nats.backend().await;
+    let secret = crate::support::payload::chat_message(5, "for members");
+    backend.publish("fechatter.realtime.chat.5", &secret).await;
+    let marker = json!({"type": "marker", "channel": "user:9"});
+    accepted(&server, "send", &token, &marker).await;
+    loop {
+        let event = stream.next().await;
+        assert!(
+            !event.data.to_string().contains("for members"),
+            "{}",
+            event.data
+        );
+        assert!(!event.kind().starts_with("chat_member"), "{}", event.data);
+        if event.kind() == "marker" {
+            break;
+        }
     }
 }
 
@@ -309,6 +361,13 @@ async fn who_sends_can_wait_to_hear_whom_the_message_has_reached() {
     let notice = json!({"type": "notice"});
     let answer = accepted(&other, "broadcast?wait=3000", &token, &notice).await;
     assert_eq!(answer["delivered"]["sessions"], 3);
+    // A message that was sent before is not delivered again, and nobody is told that it reached no one.
+    let again = json!({"type": "t", "id": "once", "target": {"user_id": 1}});
+    let first = accepted(&one, "send?wait=3000", &token, &again).await;
+    assert_eq!(first["delivered"]["sessions"], 2);
+    let second = accepted(&one, "send?wait=3000", &token, &again).await;
+    assert_eq!(second["event_id"], first["event_id"]);
+    assert!(second.get("delivered").is_none(), "{second}");
     let mut refused = post(&one, "send?wait=10001", &token, &message).await;
     assert_eq!(refused.status, 422);
     assert_eq!(refused.json().await["field"], "wait");

@@ -113,7 +113,9 @@ async fn a_ticket_opens_one_stream_on_any_instance() {
         let target = format!("/events?ticket={ticket}");
         assert_eq!(one.get(&target).await.status, 401, "{ticket:?}");
     }
-    // A ticket is no token: it does not make another one.
+    // A ticket is no token: it opens a stream and does nothing else.
+    let target = format!("/api/sse/stats?ticket={}", ticket(&one).await);
+    assert_eq!(one.get(&target).await.status, 401);
     let target = format!("/events/ticket?ticket={}", ticket(&one).await);
     let response = one.send(Request::new("POST", &target)).await;
     assert_eq!(response.status, 401);

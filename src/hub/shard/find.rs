@@ -10,7 +10,7 @@ use crate::hub::notice::End;
 use crate::hub::registry::SessionKey;
 
 /// The most channels of a connection that are listed.
-const LISTED_CHANNELS: usize = 100;
+const LISTED_CHANNELS: usize = 20;
 
 /// The most resources that are counted for themselves; clients choose their names.
 const RESOURCES: usize = 100;
