@@ -173,7 +173,16 @@ fn log(config: &Config, problems: &mut Vec<Problem>) {
     if jetstream.max_bytes.0 == 0 {
         problems.push(Problem::at("jetstream.max_bytes", "must be at least 1").with_value(0));
     }
-    republish(config, problems);
+    let prefixes = [
+        ("jetstream.republish", &jetstream.republish),
+        ("nats.peers", &config.nats.peers),
+    ];
+    for (key, prefix) in prefixes {
+        if let Err(error) = check_publish(prefix) {
+            problems.push(Problem::at(key, error.to_string()).with_value(prefix));
+        }
+    }
+    own_subjects(config, problems);
 }
 
 /// Permissions that the backend is asked for.
@@ -196,23 +205,28 @@ fn authorize(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-/// What the stream publishes must not come back into it.
-fn republish(config: &Config, problems: &mut Vec<Problem>) {
-    let key = "jetstream.republish";
-    let prefix = &config.jetstream.republish;
-    if let Err(error) = check_publish(prefix) {
-        return problems.push(Problem::at(key, error.to_string()).with_value(prefix));
-    }
-    let Ok(republished) = Pattern::parse(&config.jetstream.republished()) else {
-        return;
-    };
-    let subjects = config.nats.patterns().unwrap_or_default();
-    if config.log == LogKind::Memory || config.nats.url.is_empty() {
+/// What the server itself publishes must be no event, so that it does not come back as one.
+fn own_subjects(config: &Config, problems: &mut Vec<Problem>) {
+    if config.nats.url.is_empty() {
         return;
     }
-    for pattern in subjects.iter().filter(|p| p.overlaps(&republished)) {
-        let why = format!("{republished} overlaps with {pattern} of nats.subjects");
-        problems.push(Problem::at(key, why).with_value(prefix));
+    let mut taken: Vec<(Pattern, &str)> = Vec::new();
+    for pattern in config.nats.patterns().unwrap_or_default() {
+        taken.push((pattern, "nats.subjects"));
+    }
+    let mut own = vec![("nats.peers", &config.nats.peers)];
+    if config.log != LogKind::Memory {
+        own.push(("jetstream.republish", &config.jetstream.republish));
+    }
+    for (key, prefix) in own {
+        let Ok(below) = Pattern::parse(&format!("{prefix}.>")) else {
+            continue;
+        };
+        for (pattern, of) in taken.iter().filter(|(other, _)| other.overlaps(&below)) {
+            let why = format!("{below} overlaps with {pattern} of {of}");
+            problems.push(Problem::at(key, why).with_value(prefix));
+        }
+        taken.push((below, key));
     }
 }
 

@@ -259,6 +259,15 @@ async fn impossible_values_are_found() {
             "nats: {url: \"nats://x\", subjects: [\">\"]}",
             "jetstream.republish",
         ),
+        ("nats: {peers: \"a b\"}", "nats.peers"),
+        (
+            "nats: {url: \"nats://x\", peers: fechatter.realtime.peers}",
+            "nats.peers",
+        ),
+        (
+            "nats: {url: \"nats://x\", peers: notify.log.peers}",
+            "jetstream.republish",
+        ),
         (
             "server: {allowed_origins: [chat.example.com]}",
             "server.allowed_origins",
