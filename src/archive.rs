@@ -257,7 +257,7 @@ impl Inner {
             let segment = self.segment(log, chunk, at_least).await?;
             to.get_or_insert(segment.last());
             let first = start_of(number).max(begin + 1);
-            if first > start_of(number) || begin + 1 == first {
+            if first == begin + 1 {
                 let there = segment.id_at(begin);
                 if begin == after.position() && there.contradicts(after) {
                     return Ok(None);

@@ -134,7 +134,23 @@ where
         std::thread::Builder::new()
             .name(format!("http-{number}"))
             .spawn(move || {
-                LocalSet::new().block_on(&runtime, thread.run(delivering, app));
+                // What `app` makes may begin tasks of this thread.
+                LocalSet::new().block_on(&runtime, async {
+                    let stop = thread.stop.clone();
+                    let app = app()
+                        .into_factory()
+                        .map_err(|error| error.into().error_response());
+                    let service = HttpService::build()
+                        .graceful_shutdown_signal(move || stop.clone().cancelled_owned())
+                        .keep_alive(KEEP_ALIVE)
+                        .client_request_timeout(REQUEST_TIMEOUT)
+                        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+                        .h1_allow_half_closed(false)
+                        .tcp_nodelay(true)
+                        .finish(map_config(app, |()| AppConfig::default()))
+                        .tcp();
+                    thread.run(delivering, service).await;
+                });
                 drop(running);
             })?;
     }
@@ -164,32 +180,11 @@ struct Thread {
 }
 
 impl Thread {
-    async fn run<D, F, I, S, B>(self, mut delivering: D, app: F)
-    where
-        D: FnMut() -> bool,
-        F: Fn() -> I,
-        I: IntoServiceFactory<S, Request>,
-        S: ServiceFactory<Request, Config = AppConfig> + 'static,
-        S::Error: Into<actix_web::Error> + 'static,
-        S::InitError: fmt::Debug,
-        S::Response: Into<Response<B>> + 'static,
-        S::Service: 'static,
-        <S::Service as actix_service::Service<Request>>::Future: 'static,
-        B: MessageBody + 'static,
-    {
-        let stop = self.stop.clone();
-        let app = app()
-            .into_factory()
-            .map_err(|error| error.into().error_response());
-        let service = HttpService::build()
-            .graceful_shutdown_signal(move || stop.clone().cancelled_owned())
-            .keep_alive(KEEP_ALIVE)
-            .client_request_timeout(REQUEST_TIMEOUT)
-            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-            .h1_allow_half_closed(false)
-            .tcp_nodelay(true)
-            .finish(map_config(app, |()| AppConfig::default()))
-            .tcp();
+    async fn run(
+        self,
+        mut delivering: impl FnMut() -> bool,
+        service: impl ServiceFactory<TcpStream, Config = (), Service: 'static>,
+    ) {
         let (Ok(service), Ok(socket)) = (
             service.new_service(()).await,
             TcpListener::from_std(self.socket),

@@ -100,6 +100,14 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
+/// What lies before 1970 is 1970.
+impl From<OffsetDateTime> for Timestamp {
+    fn from(moment: OffsetDateTime) -> Self {
+        let millis = moment.unix_timestamp_nanos() / 1_000_000;
+        Self::from_millis(u64::try_from(millis).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let moment = UNIX_EPOCH + Duration::from_millis(self.0);

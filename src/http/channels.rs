@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::join_all;
 use percent_encoding::percent_decode_str;
 
-use super::credentials::Authenticated;
+use super::credentials::ForStream;
 use super::error::ApiError;
 use super::stream::{self, Parameters, Parts, Wanted};
 use crate::auth::Identity;
@@ -22,7 +22,7 @@ pub(super) const STREAM: &str = "/sse/stream/";
 /// `GET /sse/stream/{channel}[,{channel}…]`
 pub(super) async fn stream(
     request: HttpRequest,
-    Authenticated(identity): Authenticated,
+    ForStream(identity): ForStream,
     parameters: Query<Parameters>,
     (parts, authorizer): (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
@@ -37,7 +37,7 @@ pub(super) async fn stream(
 /// `GET /sse/user/{user_id}`: the channel `user:{user_id}`
 pub(super) async fn user(
     request: HttpRequest,
-    Authenticated(identity): Authenticated,
+    ForStream(identity): ForStream,
     id: Path<String>,
     parameters: Query<Parameters>,
     (parts, authorizer): (Parts, Data<Authorizer>),
@@ -50,7 +50,7 @@ pub(super) async fn user(
 /// `GET /sse/service/{name}`: the channel `service:{name}`
 pub(super) async fn service(
     request: HttpRequest,
-    Authenticated(identity): Authenticated,
+    ForStream(identity): ForStream,
     name: Path<String>,
     parameters: Query<Parameters>,
     (parts, authorizer): (Parts, Data<Authorizer>),

@@ -24,9 +24,9 @@ const COOKIE: &str = "access_token";
 #[derive(Debug)]
 pub(super) struct Authenticated(pub(super) Identity);
 
-/// The same, where a ticket does not do: it can't be exchanged for another one.
+/// A request for a stream: what a ticket opens, too, and it does nothing else.
 #[derive(Debug)]
-pub(super) struct ByToken(pub(super) Identity);
+pub(super) struct ForStream(pub(super) Identity);
 
 /// A request of somebody who may see and end what others do.
 #[derive(Debug)]
@@ -46,17 +46,19 @@ impl FromRequest for Authenticated {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
-        Box::pin(async move { authenticate(&request, true).await.map(Self) })
+        Box::pin(async move { authenticate(&request, false).await.map(Self) })
     }
 }
 
-impl FromRequest for ByToken {
+impl FromRequest for ForStream {
     type Error = ApiError;
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
-        Box::pin(async move { authenticate(&request, false).await.map(Self) })
+        // Whoever only asks for the head gets no stream for the ticket.
+        let by_ticket = *request.method() == Method::GET;
+        Box::pin(async move { authenticate(&request, by_ticket).await.map(Self) })
     }
 }
 
@@ -105,8 +107,6 @@ async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity
         }
         return unverified(parameters.user_id);
     }
-    // A ticket opens a stream, and does nothing else.
-    let by_ticket = by_ticket && *request.method() == Method::GET && is_stream(request.path());
     let ticket = parameters.ticket.filter(|_| by_ticket);
     let verified = match (ticket, token(request, parameters.access_token)) {
         (Some(ticket), _) => redeem(request, &ticket).await,
@@ -117,10 +117,6 @@ async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity
         metrics.refused(&error);
         ApiError::Token(error)
     })
-}
-
-fn is_stream(path: &str) -> bool {
-    matches!(path, "/events" | "/events/poll") || path.starts_with("/sse/")
 }
 
 /// Whom a ticket is for, which any instance may have given.

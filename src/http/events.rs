@@ -3,7 +3,7 @@
 use actix_web::web::Query;
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::credentials::Authenticated;
+use super::credentials::{Authenticated, ForStream};
 use super::error::ApiError;
 use super::stream::{self, Parameters, Parts, Wanted};
 use crate::hub::Scope;
@@ -12,7 +12,7 @@ use crate::transport::sse;
 /// `GET /events`
 pub(super) async fn stream(
     request: HttpRequest,
-    Authenticated(identity): Authenticated,
+    ForStream(identity): ForStream,
     parameters: Query<Parameters>,
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {

@@ -102,12 +102,27 @@ type Parts = (
     Data<Acknowledgements>,
 );
 
-/// What a message needs to be published.
-struct Desk<'a> {
-    bus: &'a Bus,
-    rules: &'a Rules,
-    identity: &'a Identity,
-    acknowledgements: &'a Acknowledgements,
+/// Where somebody's messages are published.
+struct Desk {
+    identity: Identity,
+    bus: Data<Bus>,
+    rules: Data<Rules>,
+    rate: Data<PublishRate>,
+    peers: Data<Peers>,
+    acknowledgements: Data<Acknowledgements>,
+}
+
+impl Desk {
+    fn new(identity: Identity, (bus, rules, rate, peers, acknowledgements): Parts) -> Self {
+        Self {
+            identity,
+            bus,
+            rules,
+            rate,
+            peers,
+            acknowledgements,
+        }
+    }
 }
 
 /// `POST /api/v1/messages/send`
@@ -116,18 +131,13 @@ pub(super) async fn send(
     key: IdempotencyKey,
     parameters: Query<Parameters>,
     body: Result<Bytes, actix_web::Error>,
-    (bus, rules, rate, peers, acknowledgements): Parts,
+    parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
-    let text = text(body, super::max_body(&rules))?;
-    rate.take(&identity.user, 1)?;
-    let message = Outgoing::addressed(&rules, &identity, parse(&text, "")?, "", &key)?;
-    let desk = Desk {
-        bus: &bus,
-        rules: &rules,
-        identity: &identity,
-        acknowledgements: &acknowledgements,
-    };
-    let accepted = publish_one(&desk, &peers, message, parameters.wait).await?;
+    let desk = Desk::new(identity, parts);
+    let text = text(body, super::max_body(&desk.rules))?;
+    desk.rate.take(&desk.identity.user, 1)?;
+    let message = Outgoing::addressed(&desk.rules, &desk.identity, parse(&text, "")?, "", &key)?;
+    let accepted = publish_one(&desk, message, parameters.wait).await?;
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
@@ -137,18 +147,13 @@ pub(super) async fn broadcast(
     key: IdempotencyKey,
     parameters: Query<Parameters>,
     body: Result<Bytes, actix_web::Error>,
-    (bus, rules, rate, peers, acknowledgements): Parts,
+    parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
-    let text = text(body, super::max_body(&rules))?;
-    rate.take(&identity.user, 1)?;
-    let message = Outgoing::to_everybody(&rules, &identity, parse(&text, "")?, &key)?;
-    let desk = Desk {
-        bus: &bus,
-        rules: &rules,
-        identity: &identity,
-        acknowledgements: &acknowledgements,
-    };
-    let accepted = publish_one(&desk, &peers, message, parameters.wait).await?;
+    let desk = Desk::new(identity, parts);
+    let text = text(body, super::max_body(&desk.rules))?;
+    desk.rate.take(&desk.identity.user, 1)?;
+    let message = Outgoing::to_everybody(&desk.rules, &desk.identity, parse(&text, "")?, &key)?;
+    let accepted = publish_one(&desk, message, parameters.wait).await?;
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
@@ -157,7 +162,7 @@ pub(super) async fn batch(
     Authenticated(identity): Authenticated,
     key: IdempotencyKey,
     body: Result<Bytes, actix_web::Error>,
-    (bus, rules, rate, _, acknowledgements): Parts,
+    parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -165,6 +170,7 @@ pub(super) async fn batch(
         #[serde(borrow)]
         messages: Vec<&'a RawValue>,
     }
+    let desk = Desk::new(identity, parts);
     let text = text(body, MAX_BATCH_BODY)?;
     let batch: Batch<'_> = serde_json::from_str(&text).map_err(|error| ApiError::Invalid {
         field: "messages".into(),
@@ -177,13 +183,9 @@ pub(super) async fn batch(
             problem: format!("a batch has 1 to {MAX_BATCH} messages, this one has {count}"),
         });
     }
-    rate.take(&identity.user, u32::try_from(count).unwrap_or(u32::MAX))?;
-    let desk = Desk {
-        bus: &bus,
-        rules: &rules,
-        identity: &identity,
-        acknowledgements: &acknowledgements,
-    };
+    let user = &desk.identity.user;
+    desk.rate
+        .take(user, u32::try_from(count).unwrap_or(u32::MAX))?;
     let mut results = Vec::with_capacity(count);
     let numbered: Vec<(usize, &RawValue)> = batch.messages.into_iter().enumerate().collect();
     for some in numbered.chunks(IN_FLIGHT) {
@@ -192,7 +194,7 @@ pub(super) async fn batch(
             let path = format!("messages[{index}]");
             let message = parse(message.get(), &path)?;
             let key = key.of_item(*index);
-            let message = Outgoing::addressed(desk.rules, desk.identity, message, &path, &key)?;
+            let message = Outgoing::addressed(&desk.rules, &desk.identity, message, &path, &key)?;
             ask(desk, &message).await?;
             Ok::<_, ApiError>(message)
         });
@@ -221,8 +223,7 @@ pub(super) async fn batch(
 
 /// Publishes a message, and waits to hear whom it has reached, if that is asked for.
 async fn publish_one(
-    desk: &Desk<'_>,
-    peers: &Peers,
+    desk: &Desk,
     message: Outgoing,
     wait: Option<u64>,
 ) -> Result<Accepted, ApiError> {
@@ -239,7 +240,7 @@ async fn publish_one(
     let Ok(_place) = WAITS.try_acquire() else {
         return Err(ApiError::Busy);
     };
-    let users = message.users.clone();
+    let (users, peers) = (message.users.clone(), &desk.peers);
     peers.track(&message.id).await;
     let (id, submitted) = publish(desk, message).await?;
     let repeated = submitted.is_repeated() && peers.is_shared();
@@ -266,24 +267,23 @@ async fn publish_one(
 }
 
 /// Notes that a message asks to be acknowledged, if it does: before anybody can get it.
-async fn ask(desk: &Desk<'_>, message: &Outgoing) -> Result<(), ApiError> {
+async fn ask(desk: &Desk, message: &Outgoing) -> Result<(), ApiError> {
     if let Some(channels) = &message.acknowledged_by {
         let publisher = &desk.identity.user;
-        let acknowledgements = desk.acknowledgements;
-        acknowledgements
+        desk.acknowledgements
             .ask(&message.id, publisher, channels)
             .await?;
     }
     Ok(())
 }
 
-async fn publish(desk: &Desk<'_>, message: Outgoing) -> Result<(String, Submitted), ApiError> {
+async fn publish(desk: &Desk, message: Outgoing) -> Result<(String, Submitted), ApiError> {
     ask(desk, &message).await?;
     submit(desk, message).await
 }
 
 /// Publishes a message behind those before it.
-async fn submit(desk: &Desk<'_>, message: Outgoing) -> Result<(String, Submitted), ApiError> {
+async fn submit(desk: &Desk, message: Outgoing) -> Result<(String, Submitted), ApiError> {
     let by = Some(message.deduplicated_by.as_str());
     let submitted = desk.bus.submit(&message.subject, message.payload, by);
     Ok((message.id, submitted.await?))

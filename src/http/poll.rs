@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::credentials::{Authenticated, ByToken};
+use super::credentials::{Authenticated, ForStream};
 use super::error::ApiError;
 use super::rate::PublishRate;
 use super::stream::{self, Parts, Wanted};
@@ -44,7 +44,7 @@ struct Ticket {
 /// `GET /events/poll?after=ID&wait=25`
 pub(super) async fn poll(
     request: HttpRequest,
-    Authenticated(identity): Authenticated,
+    ForStream(identity): ForStream,
     parameters: Query<Parameters>,
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
@@ -82,7 +82,7 @@ pub(super) async fn poll(
 
 /// `POST /events/ticket`
 pub(super) async fn ticket(
-    ByToken(identity): ByToken,
+    Authenticated(identity): Authenticated,
     (peers, rate): (Data<Peers>, Data<PublishRate>),
 ) -> Result<HttpResponse, ApiError> {
     // As messages are, so that nobody takes all the tickets.

@@ -198,7 +198,7 @@ async fn collect(
             break;
         }
         let (position, pending) = (info.stream_sequence, info.pending);
-        let at = timestamp(info.published.unix_timestamp_nanos());
+        let at = Timestamp::from(info.published);
         next = position + 1;
         if position <= to {
             messages.push(logged(epoch, position, at, message.message));
@@ -228,11 +228,6 @@ pub(in crate::bus::nats) fn message_id(message: &async_nats::Message) -> Option<
     let headers = message.headers.as_ref()?;
     let id = headers.get(async_nats::header::NATS_MESSAGE_ID)?;
     Some(id.as_str().to_owned())
-}
-
-/// Nanoseconds since 1970 as a timestamp.
-pub(super) fn timestamp(nanos: i128) -> Timestamp {
-    Timestamp::from_millis(u64::try_from(nanos / 1_000_000).unwrap_or_default())
 }
 
 async fn timely<T, E: std::fmt::Display>(

@@ -281,8 +281,7 @@ fn extent(info: &Info) -> Extent {
 /// The stream's creation in milliseconds. Thirteen digits, where the epoch of a log in memory has
 /// sixteen.
 fn epoch(info: &Info) -> Epoch {
-    let nanos = u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default();
-    Epoch(Timestamp::from_millis(nanos / 1_000_000).as_millis())
+    Epoch(Timestamp::from(info.created).as_millis())
 }
 
 /// What no stream that is a log can have, and no update mends.

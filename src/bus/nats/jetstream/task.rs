@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::config::JetStreamConfig;
 use super::follower::{Errand, Follower, Published};
 use super::metrics::LogMetrics;
-use super::reader::{Batch, LogReader, Logged, message_id, timestamp};
+use super::reader::{Batch, LogReader, Logged, message_id};
 use super::stream::{Extent, LogError, LogStream};
 use crate::bus::nats::connection::{Change, Connection};
 use crate::bus::receipts::Receipts;
@@ -378,9 +378,7 @@ fn taken_at(headers: &HeaderMap) -> Timestamp {
     headers
         .get(NATS_TIME_STAMP)
         .and_then(|value| OffsetDateTime::parse(value.as_str(), &Rfc3339).ok())
-        .map_or_else(Timestamp::now, |moment| {
-            timestamp(moment.unix_timestamp_nanos())
-        })
+        .map_or_else(Timestamp::now, Timestamp::from)
 }
 
 /// Shares the text of a subject with the message before.
