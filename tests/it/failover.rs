@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +73,9 @@ struct Site {
     clients: JoinSet<Journey>,
 }
 
+/// One client has been confirmed for the first time.
+type Confirmed = mpsc::UnboundedSender<()>;
+
 impl Site {
     /// Opens with all clients connected.
     async fn open(nats: &Nats) -> Self {
@@ -95,17 +99,24 @@ impl Site {
         ];
         let proxy = Proxy::start(&[servers[0].address(), servers[1].address()]).await;
         let mut clients = JoinSet::new();
+        let (confirmed, mut confirmations) = mpsc::unbounded_channel();
         for user in 1..=CLIENTS {
-            clients.spawn(Client::new(user, proxy.address()).run());
+            clients.spawn(Client::new(user, proxy.address(), confirmed.clone()).run());
         }
-        let site = Self {
+        // A stream that is being opened counts as a connection. What is published meanwhile is not
+        // promised to it.
+        within("all clients to be confirmed", async {
+            for _ in 0..CLIENTS {
+                confirmations.recv().await.expect("clients hold the sender");
+            }
+        })
+        .await;
+        Self {
             settings,
             proxy,
             servers,
             clients,
-        };
-        site.all_are_connected().await;
-        site
+        }
     }
 
     /// Has the oldest instance end as `end` has it, starts another, and waits until all clients are
@@ -191,6 +202,7 @@ struct Client {
     last_event_id: String,
     /// For each of its chats, the number of the next event.
     next: HashMap<i64, u64>,
+    confirmed: Option<Confirmed>,
     journey: Journey,
 }
 
@@ -203,13 +215,14 @@ struct Journey {
 }
 
 impl Client {
-    fn new(user: i64, proxy: SocketAddr) -> Self {
+    fn new(user: i64, proxy: SocketAddr, confirmed: Confirmed) -> Self {
         Self {
             user,
             token: tokens::of_user(user),
             proxy,
             last_event_id: String::new(),
             next: HashMap::from([(EVERYBODY, 0), (group_of(user), 0)]),
+            confirmed: Some(confirmed),
             journey: Journey::default(),
         }
     }
@@ -225,6 +238,9 @@ impl Client {
                     "connection_confirmed" => {
                         let came_back = self.journey.reconnects > 0;
                         assert_eq!(event.data["recovered"], came_back, "{}", self.user);
+                        if let Some(confirmed) = self.confirmed.take() {
+                            confirmed.send(()).unwrap();
+                        }
                     }
                     "caught_up" => {}
                     "closing" => {
