@@ -2,9 +2,7 @@
 //! for say when they have dealt with it; whoever sent it can see who has. Kept as long as the log.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -13,12 +11,6 @@ use crate::event::{Channel, Timestamp, UserId};
 
 /// The most acknowledgements of one message; a record has to fit into one NATS message.
 const RECEIPTS: usize = 5_000;
-
-/// How often a record that somebody else has changed meanwhile is read again.
-const ATTEMPTS: u32 = 30;
-
-/// The longest pause in between, in milliseconds.
-const PAUSE_MS: u64 = 40;
 
 /// The acknowledgements of all messages. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -31,6 +23,9 @@ pub struct Asked {
     pub publisher: UserId,
     /// The channels that it is for; none for everybody.
     pub channels: Vec<Channel>,
+    /// Whether each device is to acknowledge it.
+    #[serde(default)]
+    pub per_device: bool,
     /// Who has acknowledged it.
     pub receipts: Vec<Receipt>,
 }
@@ -40,6 +35,9 @@ pub struct Asked {
 pub struct Receipt {
     /// By whom.
     pub user_id: UserId,
+    /// On which device, if the client has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// When.
     pub at: Timestamp,
 }
@@ -77,14 +75,16 @@ impl Acknowledgements {
         message: &str,
         publisher: &UserId,
         channels: &[Channel],
+        per_device: bool,
     ) -> Result<(), AckError> {
         let asked = Asked {
             publisher: publisher.clone(),
             channels: channels.to_vec(),
+            per_device,
             receipts: Vec::new(),
         };
         match self.0.write(&key(message), encode(&asked), None).await {
-            Ok(()) => Ok(()),
+            Ok(_) => Ok(()),
             Err(BucketError::Changed) => {
                 let known = self.of(message).await?;
                 let same = known.publisher == *publisher && known.channels == channels;
@@ -101,42 +101,38 @@ impl Acknowledgements {
     pub async fn of(&self, message: &str) -> Result<Asked, AckError> {
         let record = self.0.read(&key(message)).await?;
         let record = record.ok_or(AckError::Unknown)?;
-        serde_json::from_slice(&record.value).map_err(|_| AckError::Unknown)
+        decode(&record.value)
     }
 
-    /// Notes that a user has acknowledged a message; a second time changes nothing.
+    /// Notes that a user has acknowledged a message on a device; a second time changes nothing.
     ///
     /// # Errors
     /// It is not known, or has too many; the record can't be written.
-    pub async fn acknowledge(&self, message: &str, user: &UserId) -> Result<(), AckError> {
-        let key = key(message);
-        for _ in 0..ATTEMPTS {
-            let record = self.0.read(&key).await?.ok_or(AckError::Unknown)?;
-            let mut asked: Asked =
-                serde_json::from_slice(&record.value).map_err(|_| AckError::Unknown)?;
-            if asked
-                .receipts
-                .iter()
-                .any(|receipt| receipt.user_id == *user)
-            {
-                return Ok(());
+    pub async fn acknowledge(
+        &self,
+        message: &str,
+        user: &UserId,
+        device: Option<&str>,
+    ) -> Result<(), AckError> {
+        let change = |record: Option<&[u8]>| {
+            let mut asked = decode(record.ok_or(AckError::Unknown)?)?;
+            let by =
+                |receipt: &Receipt| receipt.user_id == *user && receipt.device.as_deref() == device;
+            if asked.receipts.iter().any(by) {
+                return Ok((None, ()));
             }
             if asked.receipts.len() >= RECEIPTS {
                 return Err(AckError::Full);
             }
             asked.receipts.push(Receipt {
                 user_id: user.clone(),
+                device: device.map(str::to_owned),
                 at: Timestamp::now(),
             });
-            match self.0.write(&key, encode(&asked), Some(&record)).await {
-                Ok(()) => return Ok(()),
-                Err(BucketError::Changed) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let pause = Duration::from_millis(rand::rng().random_range(1..=PAUSE_MS));
-            tokio::time::sleep(pause).await;
-        }
-        Err(BucketError::Changed.into())
+            Ok((Some(encode(&asked)), ()))
+        };
+        self.0.modify(&key(message), change).await?;
+        Ok(())
     }
 }
 
@@ -145,6 +141,10 @@ fn key(message: &str) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, message.as_bytes())
         .simple()
         .to_string()
+}
+
+fn decode(record: &[u8]) -> Result<Asked, AckError> {
+    serde_json::from_slice(record).map_err(|_| AckError::Unknown)
 }
 
 fn encode(asked: &Asked) -> bytes::Bytes {

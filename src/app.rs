@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::App;
 use actix_web_lab::middleware::CatchPanic;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -23,6 +24,7 @@ use crate::database::{self, Database, DatabaseError};
 use crate::http::{self, Development, Exporter, Health, Parts, PublishRate};
 use crate::hub::Hub;
 use crate::hub::admission::{Admission, Quota};
+use crate::inbox::{self, Inbox};
 use crate::ingest::Ingest;
 use crate::listener::{self, Listener};
 use crate::membership::Membership;
@@ -39,6 +41,9 @@ const FIRST_WORDS: Duration = Duration::from_secs(3);
 /// Whoever was sent an event within this time is likely to be sent another one.
 const LATELY: Duration = Duration::from_millis(200);
 
+/// What other instances say that waits for somebody, and was not attended to yet.
+const TOLD: usize = 4_096;
+
 /// The open files limit where it can't be found out.
 const USUAL_FILES: usize = 1_024;
 
@@ -51,6 +56,7 @@ pub struct Application {
     config: Config,
     hub: Hub,
     peers: Peers,
+    inbox: Inbox,
     health: Health,
     database: Database,
     tasks: JoinSet<RunError>,
@@ -117,12 +123,30 @@ impl Application {
         let rules = config.events.rules(&config.nats.channel_prefix);
         let (refresh, refresh_task) = Refresh::new(hub.clone(), membership.clone());
         spawn(&mut tasks, "the refresh task", refresh_task.run());
+        let (told, tell) = mpsc::channel(TOLD);
+        let instance = instance_name(&machine_name());
+        let (peers, peers_task) = Peers::new(instance, bus.calls(), hub.clone(), told);
+        spawn(&mut tasks, "the peers task", peers_task.run());
+        let (inbox, inbox_task) = Inbox::new(
+            inbox::Parts {
+                bucket: bucket(&config, &bus, "INBOX"),
+                age: config.jetstream.max_age.0,
+                one_log: bus.log().is_some() || !peers.is_shared(),
+                rules: rules.clone(),
+                hub: hub.clone(),
+                peers: peers.clone(),
+                metrics: metrics.inbox.clone(),
+            },
+            tell,
+        );
+        spawn(&mut tasks, "the inbox task", inbox_task.run());
         let (ingest, presence) = Ingest::new(
             feed,
             hub.clone(),
             rules.clone(),
             membership.clone(),
             refresh,
+            inbox.clone(),
             metrics.ingest.clone(),
         );
         spawn(&mut tasks, "the ingest", ingest.run());
@@ -134,9 +158,6 @@ impl Application {
             config.history.archive_bytes.bytes(),
             metrics.archive.clone(),
         );
-        let (peers, peers_task) =
-            Peers::new(instance_name(&machine_name()), bus.calls(), hub.clone());
-        spawn(&mut tasks, "the peers task", peers_task.run());
         if let Some(jwks) = jwks {
             spawn(&mut tasks, "the key set task", run_jwks(jwks));
         }
@@ -148,10 +169,8 @@ impl Application {
             verifier,
             membership,
             archive,
-            acknowledgements: Acknowledgements::new(
-                bus.bucket("ACKS")
-                    .unwrap_or_else(|| Bucket::in_memory(config.jetstream.max_age.0)),
-            ),
+            acknowledgements: Acknowledgements::new(bucket(&config, &bus, "ACKS")),
+            inbox: inbox.clone(),
             authorizer: Authorizer::new(
                 config.authorize.clone(),
                 bus.calls(),
@@ -172,6 +191,7 @@ impl Application {
             config,
             hub,
             peers,
+            inbox,
             health,
             database,
             tasks,
@@ -232,6 +252,7 @@ impl Application {
             );
             self.listener.cut();
         }
+        self.inbox.close().await;
         self.peers.leave().await;
         self.tasks.shutdown().await;
         if tokio::time::timeout(LAST_WORDS, self.database.close())
@@ -318,6 +339,12 @@ async fn open_bus(
         }
     });
     Ok((Bus::Nats(Arc::new(bus)), feed))
+}
+
+/// Records that are kept as long as the log, by all instances or by this one.
+fn bucket(config: &Config, bus: &Bus, name: &str) -> Bucket {
+    let shared = bus.bucket(name);
+    shared.unwrap_or_else(|| Bucket::in_memory(config.jetstream.max_age.0))
 }
 
 /// Waits a moment for the log, so that what makes it impossible stops the start, with the reason,

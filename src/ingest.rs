@@ -5,6 +5,7 @@
 //! it is ephemeral, goes out without a position, and is dropped when the lane is full.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -20,6 +21,7 @@ use crate::bus::{Arrival, Feed, Loss, Message, Passage};
 use crate::event::decode::{Decoded, Rejection, Rules, decode};
 use crate::event::{Audience, Channel, Event, EventId, Recipients, UserId};
 use crate::hub::{Delivery, Gap, GapReason, Hub};
+use crate::inbox::{Durable, Inbox};
 use crate::membership::Membership;
 use crate::refresh::Refresh;
 use crate::units::{Period, Size};
@@ -111,6 +113,7 @@ pub struct Ingest {
     rejections: RejectionLog,
     presence: mpsc::Sender<Event>,
     refresh: Refresh,
+    inbox: Inbox,
 }
 
 /// Looks up whom presence events are for.
@@ -131,6 +134,7 @@ impl Ingest {
         rules: Rules,
         membership: Membership,
         refresh: Refresh,
+        inbox: Inbox,
         metrics: Metrics,
     ) -> (Self, PresenceLane) {
         let (presence, waiting) = mpsc::channel(PRESENCE);
@@ -148,6 +152,7 @@ impl Ingest {
             rejections: RejectionLog::default(),
             presence,
             refresh,
+            inbox,
         };
         (ingest, lane)
     }
@@ -194,7 +199,12 @@ impl Ingest {
 
     async fn decoded(&self, message: &Message, decoded: Decoded) {
         let delivery = match message.passage {
-            Passage::Past => return self.hub.remember(Event::new(message.id, decoded)),
+            Passage::Past => {
+                if let Some(durable) = durable(message, &decoded) {
+                    self.inbox.found(durable);
+                }
+                return self.hub.remember(Event::new(message.id, decoded));
+            }
             Passage::Live => Delivery::Live,
             Passage::Unlogged(number) => Delivery::Unlogged(number),
             Passage::Late(number) => Delivery::Late(number),
@@ -207,13 +217,25 @@ impl Ingest {
                 self.metrics.presence_dropped.inc();
             }
         } else {
+            let durable = durable(message, &decoded);
+            if let Some(durable) = &durable {
+                // Whom it reaches is asked in a moment.
+                let _ = self.hub.track(&durable.id);
+            }
             let mut event = Event::new(message.id, decoded);
             if self.hub.is_tracking()
-                && let Some(tracked) = own_id(&message.payload).and_then(|id| self.hub.tracked(&id))
+                && let Some(id) = durable
+                    .as_ref()
+                    .map(|durable| durable.id.clone())
+                    .or_else(|| own_id(&message.payload))
+                && let Some(tracked) = self.hub.tracked(&id)
             {
                 event.frame = event.frame.track(&tracked);
             }
             self.hub.deliver(event, delivery).await;
+            if let Some(durable) = durable {
+                self.inbox.arrived(durable);
+            }
         }
     }
 
@@ -267,6 +289,22 @@ impl PresenceLane {
             "presence event dropped"
         );
     }
+}
+
+/// What waits for those whom the message names, if it is to. Without a place in the log it does not.
+fn durable(message: &Message, decoded: &Decoded) -> Option<Durable> {
+    let event = message.id.filter(|_| decoded.waits)?;
+    Some(Durable {
+        id: own_id(&message.payload).unwrap_or_else(|| event.to_string()),
+        event,
+        users: decoded.audience.users(),
+        subject: Arc::clone(&message.subject),
+        payload: message.payload.clone(),
+        at: message.at,
+        expires_at: decoded.expires_at,
+        // Nobody keeps acknowledgements of what was not sent over HTTP.
+        per_device: false,
+    })
 }
 
 /// The id that a message has of its own.

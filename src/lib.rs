@@ -39,6 +39,7 @@ pub mod database;
 pub mod event;
 pub mod http;
 pub mod hub;
+pub mod inbox;
 pub mod ingest;
 pub mod listener;
 pub mod membership;

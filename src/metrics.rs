@@ -3,7 +3,7 @@
 
 use prometheus_client::registry::Registry;
 
-use crate::{archive, authorize, bus, http, hub, ingest};
+use crate::{archive, authorize, bus, http, hub, inbox, ingest};
 
 /// What every name begins with.
 const PREFIX: &str = "notify";
@@ -19,6 +19,8 @@ pub struct Metrics {
     pub hub: hub::Metrics,
     /// Of the archive.
     pub archive: archive::Metrics,
+    /// Of inboxes.
+    pub inbox: inbox::Metrics,
     /// Of asking the backend.
     pub authorize: authorize::Metrics,
     /// Of the HTTP layer.
@@ -34,6 +36,7 @@ impl Metrics {
         self.ingest.register(&mut registry);
         self.hub.register(&mut registry);
         self.archive.register(&mut registry);
+        self.inbox.register(&mut registry);
         self.authorize.register(&mut registry);
         self.http.register(&mut registry);
         registry

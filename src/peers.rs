@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info};
 use uuid::Uuid;
@@ -50,6 +51,8 @@ struct Inner {
     hub: Hub,
     tickets: Tickets,
     started: Instant,
+    /// What other instances say that waits for somebody.
+    waiting: mpsc::Sender<Waiting>,
     /// When each of the others was last heard of.
     others: Mutex<BTreeMap<String, Instant>>,
 }
@@ -75,16 +78,18 @@ enum Request {
     Redeem(Uuid),
     /// Note whom the message of this id is written to.
     Track(String),
-    /// Say whom it was written to: when it was written to all that it was queued for, or after so many
-    /// milliseconds.
-    Written(String, u64),
+    /// Say whom the messages of these ids were written to: when each was written to all that it was queued
+    /// for, or after so many milliseconds.
+    Written(Vec<String>, u64),
+    /// Something waits for these users.
+    Waiting(Vec<Waiting>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Reply {
     Tracking,
-    Written(Reach),
+    Written(BTreeMap<String, Reach>),
     Found(Finding),
     Summary(Summary),
     Redeemed(Option<Identity>),
@@ -113,6 +118,15 @@ pub struct Reach {
     pub users: BTreeSet<UserId>,
 }
 
+/// Something waits for a user, who may be connected after all.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The user.
+    pub user: UserId,
+    /// The state of the user's record in which it is there.
+    pub revision: u64,
+}
+
 /// What was gathered from all instances.
 #[derive(Debug)]
 pub struct Gathered<T> {
@@ -123,15 +137,22 @@ pub struct Gathered<T> {
 }
 
 impl Peers {
-    /// This instance, under a name that no other has, and the task, which must run.
+    /// This instance, under a name that no other has, and the task, which must run. `waiting` is told for
+    /// whom other instances say that something waits.
     #[must_use]
-    pub fn new(instance: String, calls: Calls, hub: Hub) -> (Self, PeersTask) {
+    pub fn new(
+        instance: String,
+        calls: Calls,
+        hub: Hub,
+        waiting: mpsc::Sender<Waiting>,
+    ) -> (Self, PeersTask) {
         let peers = Self(Arc::new(Inner {
             instance,
             calls,
             hub,
             tickets: Tickets::default(),
             started: Instant::now(),
+            waiting,
             others: Mutex::default(),
         }));
         (peers.clone(), PeersTask(peers))
@@ -175,15 +196,45 @@ impl Peers {
 
     /// Whom a tracked message was written to, as far as that is known within a time.
     pub async fn written(&self, message: &str, within: Duration) -> Gathered<Reach> {
+        let gathered = self.all_written(vec![message.to_owned()], within).await;
+        gathered.filter_map(|mut reaches| Some(reaches.remove(message).unwrap_or_default()))
+    }
+
+    /// Whom tracked messages were written to, by their ids, as far as that is known within a time.
+    pub async fn all_written(
+        &self,
+        messages: Vec<String>,
+        within: Duration,
+    ) -> Gathered<BTreeMap<String, Reach>> {
         // The others are asked for their answers a little earlier, so that they come in time.
         let answer_after = within.saturating_sub(ON_THE_WAY);
         let millis = u64::try_from(answer_after.as_millis()).unwrap_or(u64::MAX);
-        let request = Request::Written(message.to_owned(), millis);
+        let request = Request::Written(messages, millis);
         let gathered = self.gather(request, within).await;
         gathered.filter_map(|reply| match reply {
-            Reply::Written(reach) => Some(reach),
+            Reply::Written(reaches) => Some(reaches),
             _ => None,
         })
+    }
+
+    /// Tells the other instances that something waits for users.
+    pub async fn tell_waiting(&self, waiting: &[Waiting]) {
+        if !waiting.is_empty() && self.is_shared() {
+            let request = Request::Waiting(waiting.to_vec());
+            self.0.calls.tell_all(self.envelope(request)).await;
+        }
+    }
+
+    /// Whether this instance is the one among all that attends to a matter. While instances come and go,
+    /// two may think so, or none.
+    #[must_use]
+    pub fn is_chosen_for(&self, matter: &str) -> bool {
+        let weight = |instance: &str| {
+            let name = format!("{instance}\n{matter}");
+            Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
+        };
+        let own = weight(&self.0.instance);
+        self.others().iter().all(|other| weight(other) < own)
     }
 
     /// A ticket that opens one stream on any instance; `None` while too many are open.
@@ -262,9 +313,21 @@ impl Peers {
                 totals: inner.hub.totals(),
             })),
             Request::Track(message) => inner.hub.track(&message).then_some(Reply::Tracking),
-            Request::Written(message, within) => {
+            Request::Written(messages, within) => {
                 let within = Duration::from_millis(within).min(LONGEST);
-                Some(Reply::Written(self.reach(&message, within).await))
+                let reaches = messages.into_iter().map(|message| async {
+                    let reach = self.reach(&message, within).await;
+                    (message, reach)
+                });
+                let reaches = join_all(reaches).await;
+                Some(Reply::Written(reaches.into_iter().collect()))
+            }
+            Request::Waiting(waiting) => {
+                for waiting in waiting {
+                    // Of too many at a time, some wait until their users come back.
+                    let _ = inner.waiting.try_send(waiting);
+                }
+                None
             }
             Request::Redeem(secret) => {
                 let identity = inner.tickets.redeem(secret, Instant::now());
@@ -275,7 +338,9 @@ impl Peers {
 
     async fn reach(&self, message: &str, within: Duration) -> Reach {
         let deadline = Instant::now() + within;
-        let Some(tracked) = self.0.hub.tracked(message) else {
+        // It may not have come yet.
+        let begun = self.0.hub.track(message);
+        let Some(tracked) = self.0.hub.tracked(message).filter(|_| begun) else {
             return Reach::default();
         };
         loop {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use rand::Rng as _;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
@@ -21,8 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// The most bytes of records in JetStream, which sets that much aside.
 const MAX_BYTES: i64 = 64 << 20;
 
+/// How long a bucket that could not be opened or made is not tried again.
+const REST: Duration = Duration::from_secs(1);
+
 /// How long a replica may be behind.
 const BEHIND: Duration = Duration::from_millis(50);
+
+/// How often a record that somebody else has changed meanwhile is read again.
+const ATTEMPTS: u32 = 30;
+
+/// The longest pause in between, in milliseconds.
+const PAUSE_MS: u64 = 40;
 
 /// The most records in memory.
 const RECORDS: usize = 10_000;
@@ -48,6 +58,8 @@ struct JetStream {
     context: Context,
     config: kv::Config,
     store: OnceCell<kv::Store>,
+    /// When it could not be opened or made last.
+    failed: Mutex<Option<Instant>>,
 }
 
 /// What stands at a key, and which state of it this is.
@@ -55,7 +67,8 @@ struct JetStream {
 pub struct Record {
     /// The bytes.
     pub value: Bytes,
-    revision: u64,
+    /// Grows with every change.
+    pub revision: u64,
 }
 
 /// Why a record can't be read or written.
@@ -98,6 +111,7 @@ impl Bucket {
             context,
             config,
             store: OnceCell::new(),
+            failed: Mutex::default(),
         })))
     }
 
@@ -127,7 +141,36 @@ impl Bucket {
         }
     }
 
-    /// Writes a record where there is none (`before` is `None`), or in place of `before`.
+    /// Changes a record, or makes one, by what stands there: `change` gives what is to stand there, if
+    /// that is something else, and what else the caller wants. It is asked again when somebody else was
+    /// faster. Gives the record's state behind the change, too.
+    ///
+    /// # Errors
+    /// What `change` says; the bucket does not answer, or is written by others all the time.
+    pub async fn modify<T, E: From<BucketError>>(
+        &self,
+        key: &str,
+        mut change: impl FnMut(Option<&[u8]>) -> Result<(Option<Bytes>, T), E>,
+    ) -> Result<(T, u64), E> {
+        for _ in 0..ATTEMPTS {
+            let record = self.read(key).await?;
+            let (value, answer) = change(record.as_ref().map(|record| &*record.value))?;
+            let Some(value) = value else {
+                return Ok((answer, record.map_or(0, |record| record.revision)));
+            };
+            match self.write(key, value, record.as_ref()).await {
+                Ok(revision) => return Ok((answer, revision)),
+                Err(BucketError::Changed) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let pause = Duration::from_millis(rand::rng().random_range(1..=PAUSE_MS));
+            tokio::time::sleep(pause).await;
+        }
+        Err(BucketError::Changed.into())
+    }
+
+    /// Writes a record where there is none (`before` is `None`), or in place of `before`. Gives its new
+    /// revision.
     ///
     /// # Errors
     /// Another one stands there; the bucket does not answer.
@@ -136,14 +179,14 @@ impl Bucket {
         key: &str,
         value: Bytes,
         before: Option<&Record>,
-    ) -> Result<(), BucketError> {
+    ) -> Result<u64, BucketError> {
         let revision = before.map_or(0, |record| record.revision);
         match &self.0 {
             Kind::Memory(memory) => memory.lock().write(key, value, revision),
             Kind::JetStream(bucket) => {
                 let store = bucket.store().await?;
                 match timeout(PATIENCE, store.update(key, value, revision)).await {
-                    Ok(Ok(_)) => Ok(()),
+                    Ok(Ok(revision)) => Ok(revision),
                     Ok(Err(error)) if error.kind() == UpdateErrorKind::WrongLastRevision => {
                         Err(BucketError::Changed)
                     }
@@ -161,7 +204,7 @@ impl Memory {
         (at.elapsed() < self.age).then(|| record.clone())
     }
 
-    fn write(&mut self, key: &str, value: Bytes, revision: u64) -> Result<(), BucketError> {
+    fn write(&mut self, key: &str, value: Bytes, revision: u64) -> Result<u64, BucketError> {
         let known = self.read(key).map_or(0, |record| record.revision);
         if known != revision {
             return Err(BucketError::Changed);
@@ -178,17 +221,24 @@ impl Memory {
             .map_or_else(Instant::now, |(_, at)| *at);
         self.records
             .insert(key.to_owned(), (Record { value, revision }, at));
-        Ok(())
+        Ok(revision)
     }
 }
 
 impl JetStream {
     async fn store(&self) -> Result<&kv::Store, BucketError> {
         let open = || async {
-            match timely(self.context.get_key_value(&self.config.bucket)).await {
+            // Many may wait for this, and each would take its time to fail.
+            let failed = *self.failed.lock();
+            if failed.is_some_and(|at| at.elapsed() < REST) {
+                return Err(silent());
+            }
+            let store = match timely(self.context.get_key_value(&self.config.bucket)).await {
                 Ok(store) => Ok(store),
                 Err(_) => self.create().await,
-            }
+            };
+            *self.failed.lock() = store.is_err().then(Instant::now);
+            store
         };
         self.store.get_or_try_init(open).await
     }

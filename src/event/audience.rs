@@ -1,6 +1,6 @@
 //! Whom an event is for.
 
-use super::channel::Channel;
+use super::channel::{Channel, Resource};
 use super::id::{ChatId, UserId};
 
 /// Whom an event is for: some recipients, less an optional user.
@@ -56,6 +56,20 @@ impl Audience {
             except: Some(user),
             ..self
         }
+    }
+
+    /// The users that it names.
+    #[must_use]
+    pub fn users(&self) -> Vec<UserId> {
+        let Recipients::Channels(channels) = &self.to else {
+            return Vec::new();
+        };
+        let users = channels.iter().filter_map(|channel| {
+            let user = *channel.resource() == Resource::User;
+            // A channel below a user's own, as `user:7:notes`, is nobody's name.
+            user.then(|| UserId::parse(&channel.id().to_string()).ok())?
+        });
+        users.collect()
     }
 
     /// Whether the audience is empty whoever is connected.

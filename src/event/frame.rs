@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::position::EventId;
 use super::timestamp::Timestamp;
@@ -33,7 +35,12 @@ struct Encoded {
     counted: bool,
     /// Whom it was written to, for as long as somebody wants to know: frames are kept much longer.
     tracked: Option<Weak<Tracked>>,
+    /// Told when the frame is written, where it goes to one session only.
+    receipt: Option<Box<Receipt>>,
 }
+
+/// Who waits for one frame to be written to one session.
+type Receipt = Mutex<Option<oneshot::Sender<()>>>;
 
 impl Frame {
     /// Encodes an event; `json` is one JSON value.
@@ -64,6 +71,7 @@ impl Frame {
             expires_at: None,
             counted: false,
             tracked: None,
+            receipt: None,
         }))
     }
 
@@ -77,6 +85,7 @@ impl Frame {
             expires_at: None,
             counted: false,
             tracked: None,
+            receipt: None,
         }))
     }
 
@@ -90,6 +99,7 @@ impl Frame {
         Self(Arc::new(Encoded {
             bytes: Bytes::from(bytes),
             tracked: None,
+            receipt: None,
             ..*encoded
         }))
     }
@@ -101,8 +111,30 @@ impl Frame {
         Self(Arc::new(Encoded {
             bytes: encoded.bytes.clone(),
             tracked: Some(Arc::downgrade(tracked)),
+            receipt: None,
             ..*encoded
         }))
+    }
+
+    /// The same frame for one session, and what tells when it has been written there; a frame that is
+    /// dropped instead ends the wait with an error.
+    #[must_use]
+    pub fn registered(&self) -> (Self, oneshot::Receiver<()>) {
+        let encoded = &*self.0;
+        let (receipt, written) = oneshot::channel();
+        let frame = Self(Arc::new(Encoded {
+            bytes: encoded.bytes.clone(),
+            tracked: None,
+            receipt: Some(Box::new(Mutex::new(Some(receipt)))),
+            ..*encoded
+        }));
+        (frame, written)
+    }
+
+    /// Who waits for the frame to be written, the first time that somebody asks.
+    #[must_use]
+    pub fn take_receipt(&self) -> Option<oneshot::Sender<()>> {
+        self.0.receipt.as_ref()?.lock().take()
     }
 
     /// Where it is noted whom the frame is written to.
@@ -141,6 +173,7 @@ impl Frame {
             expires_at,
             counted,
             tracked: None,
+            receipt: None,
         }))
     }
 

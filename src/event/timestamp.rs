@@ -54,6 +54,12 @@ impl Timestamp {
         Self::from_millis(self.0.saturating_sub(millis))
     }
 
+    /// How long this moment is after an earlier one; nothing where it is not.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
     /// Reads a JSON value: seconds or milliseconds as a number, RFC 3339 text, or the same without
     /// an offset, which is taken as UTC. `None` for anything else.
     #[must_use]

@@ -2,10 +2,11 @@
 //!
 //! The answer comes when the log has the message, with its place there, and never before.
 
-use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
 use actix_web::web::{Bytes, Data, Query};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -17,11 +18,12 @@ use super::credentials::Authenticated;
 use super::error::{self, ApiError};
 use super::outgoing::{IdempotencyKey, Outgoing};
 use super::rate::PublishRate;
-use crate::acknowledgements::Acknowledgements;
+use crate::acknowledgements::{AckError, Acknowledgements};
 use crate::auth::Identity;
-use crate::bus::{Bus, PublishError, Submitted};
-use crate::event::UserId;
+use crate::bus::{Bus, Submitted};
 use crate::event::decode::Rules;
+use crate::event::{Timestamp, UserId};
+use crate::inbox::{Durable, Inbox, Sending};
 use crate::peers::Peers;
 
 /// The most messages of a batch.
@@ -51,6 +53,9 @@ struct Accepted {
     /// Whom it has reached, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     delivered: Option<Delivered>,
+    /// The users that it waits for, where it is to wait for those who are away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Vec<UserId>>,
 }
 
 /// Whom a message has reached within a time.
@@ -100,6 +105,7 @@ type Parts = (
     Data<PublishRate>,
     Data<Peers>,
     Data<Acknowledgements>,
+    Data<Inbox>,
 );
 
 /// Where somebody's messages are published.
@@ -110,10 +116,12 @@ struct Desk {
     rate: Data<PublishRate>,
     peers: Data<Peers>,
     acknowledgements: Data<Acknowledgements>,
+    inbox: Data<Inbox>,
 }
 
 impl Desk {
-    fn new(identity: Identity, (bus, rules, rate, peers, acknowledgements): Parts) -> Self {
+    fn new(identity: Identity, parts: Parts) -> Self {
+        let (bus, rules, rate, peers, acknowledgements, inbox) = parts;
         Self {
             identity,
             bus,
@@ -121,8 +129,31 @@ impl Desk {
             rate,
             peers,
             acknowledgements,
+            inbox,
         }
     }
+}
+
+/// A message that the bus has been given.
+struct Given {
+    id: String,
+    submitted: Submitted,
+    /// What is to be done for those who are away, once the log has it.
+    durable: Option<Waits>,
+}
+
+/// A message that the log has, and what is to be done for those who are away.
+type Taken = (Accepted, Option<(Durable, Sending)>);
+
+/// A message that waits for those of its users who are away.
+struct Waits {
+    /// Nobody else need attend to it.
+    sending: Sending,
+    users: Vec<UserId>,
+    subject: Arc<str>,
+    payload: Bytes,
+    expires_at: Option<Timestamp>,
+    per_device: bool,
 }
 
 /// `POST /api/v1/messages/send`
@@ -205,12 +236,14 @@ pub(super) async fn batch(
                 Err(error) => Err(error),
             });
         }
-        for submitted in submitted {
-            results.push(match submitted {
-                Ok((id, submitted)) => accepted(id, submitted).await.map_err(ApiError::from),
+        let mut taken = Vec::with_capacity(some.len());
+        for given in submitted {
+            taken.push(match given {
+                Ok(given) => accepted(given).await,
                 Err(error) => Err(error),
             });
         }
+        results.extend(kept(desk, taken).await);
     }
     let items: Vec<Item> = results.into_iter().map(Item::from).collect();
     let rejected = items.iter().filter(|item| item.is_rejected()).count();
@@ -228,8 +261,8 @@ async fn publish_one(
     wait: Option<u64>,
 ) -> Result<Accepted, ApiError> {
     let Some(wait) = wait else {
-        let (id, submitted) = publish(desk, message).await?;
-        return Ok(accepted(id, submitted).await?);
+        let given = publish(desk, message).await?;
+        return kept_one(desk, accepted(given).await?).await;
     };
     if wait > LONGEST_WAIT {
         return Err(ApiError::Invalid {
@@ -242,16 +275,19 @@ async fn publish_one(
     };
     let (users, peers) = (message.users.clone(), &desk.peers);
     peers.track(&message.id).await;
-    let (id, submitted) = publish(desk, message).await?;
-    let repeated = submitted.is_repeated() && peers.is_shared();
-    let accepted = accepted(id, submitted).await?;
-    if repeated {
+    let given = publish(desk, message).await?;
+    let repeated = given.submitted.is_repeated() && peers.is_shared();
+    let taken = accepted(given).await?;
+    let id = taken.0.id.clone();
+    let written = match repeated {
         // It is not delivered again, so that there is nothing to wait for.
+        true => None,
+        false => Some(peers.written(&id, Duration::from_millis(wait)).await),
+    };
+    let accepted = kept_one(desk, taken).await?;
+    let Some(written) = written else {
         return Ok(accepted);
-    }
-    let written = peers
-        .written(&accepted.id, Duration::from_millis(wait))
-        .await;
+    };
     let reached = |user: &UserId| {
         let mut reaches = written.replies.values();
         reaches.any(|reach| reach.users.contains(user))
@@ -268,36 +304,90 @@ async fn publish_one(
 
 /// Notes that a message asks to be acknowledged, if it does: before anybody can get it.
 async fn ask(desk: &Desk, message: &Outgoing) -> Result<(), ApiError> {
-    if let Some(channels) = &message.acknowledged_by {
+    if let Some(asks) = &message.asks {
         let publisher = &desk.identity.user;
         desk.acknowledgements
-            .ask(&message.id, publisher, channels)
+            .ask(&message.id, publisher, &asks.channels, asks.per_device)
             .await?;
     }
     Ok(())
 }
 
-async fn publish(desk: &Desk, message: Outgoing) -> Result<(String, Submitted), ApiError> {
+async fn publish(desk: &Desk, message: Outgoing) -> Result<Given, ApiError> {
     ask(desk, &message).await?;
     submit(desk, message).await
 }
 
 /// Publishes a message behind those before it.
-async fn submit(desk: &Desk, message: Outgoing) -> Result<(String, Submitted), ApiError> {
+async fn submit(desk: &Desk, message: Outgoing) -> Result<Given, ApiError> {
+    let durable = message.waits.map(|expires_at| Waits {
+        sending: desk.inbox.sending(&message.id),
+        users: message.users,
+        subject: message.subject.as_str().into(),
+        payload: message.payload.clone(),
+        expires_at,
+        per_device: message.asks.is_some_and(|asks| asks.per_device),
+    });
     let by = Some(message.deduplicated_by.as_str());
     let submitted = desk.bus.submit(&message.subject, message.payload, by);
-    Ok((message.id, submitted.await?))
+    Ok(Given {
+        id: message.id,
+        submitted: submitted.await?,
+        durable,
+    })
 }
 
-/// Waits until the log has the message.
-async fn accepted(id: String, submitted: Submitted) -> Result<Accepted, PublishError> {
-    let event = submitted.taken().await?;
-    Ok(Accepted {
-        id,
+/// Waits until the log has the message; gives what is then to be done for those who are away.
+async fn accepted(given: Given) -> Result<Taken, ApiError> {
+    let event = given.submitted.taken().await?;
+    let accepted = Accepted {
         position: event.position(),
         event_id: event.to_string(),
         delivered: None,
-    })
+        waiting: None,
+        id: given.id,
+    };
+    let durable = given.durable.map(|waits| {
+        let durable = Durable {
+            id: accepted.id.clone(),
+            event,
+            users: waits.users,
+            subject: waits.subject,
+            payload: waits.payload,
+            at: Timestamp::now(),
+            expires_at: waits.expires_at,
+            per_device: waits.per_device,
+        };
+        (durable, waits.sending)
+    });
+    Ok((accepted, durable))
+}
+/// Puts messages that the log has in for those of their users who are away.
+async fn kept(desk: &Desk, taken: Vec<Result<Taken, ApiError>>) -> Vec<Result<Accepted, ApiError>> {
+    let some = taken.iter().flatten();
+    let durable = some.filter_map(|(_, durable)| Some(durable.as_ref()?.0.clone()));
+    let durable: Vec<Durable> = durable.collect();
+    let mut waiting = match durable.is_empty() {
+        true => Ok(Vec::new().into_iter()),
+        false => desk.inbox.keep(&durable).await.map(Vec::into_iter),
+    };
+    let answers = taken.into_iter().map(|taken| {
+        let (mut accepted, durable) = taken?;
+        if durable.is_some() {
+            accepted.waiting = match &mut waiting {
+                Ok(waiting) => waiting.next(),
+                Err(error) => return Err(AckError::from(error.clone()).into()),
+            };
+        }
+        Ok(accepted)
+    });
+    answers.collect()
+}
+
+async fn kept_one(desk: &Desk, taken: Taken) -> Result<Accepted, ApiError> {
+    let mut kept = kept(desk, vec![Ok(taken)]).await;
+    // One comes out for each that goes in.
+    kept.pop().unwrap_or(Err(ApiError::Busy))
 }
 
 impl Item {

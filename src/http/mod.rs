@@ -44,6 +44,7 @@ use crate::bus::Bus;
 use crate::bus::subject::Pattern;
 use crate::event::decode::Rules;
 use crate::hub::{Hub, LocalHub};
+use crate::inbox::Inbox;
 use crate::membership::Membership;
 use crate::peers::Peers;
 
@@ -74,6 +75,8 @@ pub struct Parts {
     pub hub: Hub,
     /// Knows who has acknowledged what.
     pub acknowledgements: Acknowledgements,
+    /// Keeps what waits for users.
+    pub inbox: Inbox,
     /// Asks the backend for permissions.
     pub authorizer: Authorizer,
     /// Knows the other instances.
@@ -102,6 +105,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.patterns))
         .app_data(Data::new(parts.hub))
         .app_data(Data::new(parts.acknowledgements))
+        .app_data(Data::new(parts.inbox))
         .app_data(Data::new(parts.authorizer))
         .app_data(Data::new(parts.peers))
         .app_data(Data::new(parts.rate))

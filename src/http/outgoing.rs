@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::error::ApiError;
 use crate::auth::Identity;
 use crate::event::decode::{Decoded, Rejection, Rules, decode};
-use crate::event::{Channel, Recipients, Resource, Timestamp, UserId, subject};
+use crate::event::{Channel, Recipients, Timestamp, UserId, subject};
 
 /// The longest message id and idempotency key, in characters.
 const MAX_ID: usize = 200;
@@ -47,8 +47,19 @@ pub(super) struct Outgoing {
     pub(super) deduplicated_by: String,
     /// The users that it is for by name.
     pub(super) users: Vec<UserId>,
-    /// The channels that it is for, if it asks to be acknowledged; none for everybody.
-    pub(super) acknowledged_by: Option<Vec<Channel>>,
+    /// By whom it asks to be acknowledged, if it does.
+    pub(super) asks: Option<Asks>,
+    /// Whether it waits for those of its users who are away, and if so, until when.
+    pub(super) waits: Option<Option<Timestamp>>,
+}
+
+/// By whom a message asks to be acknowledged.
+#[derive(Debug)]
+pub(super) struct Asks {
+    /// The channels that it is for; none for everybody.
+    pub(super) channels: Vec<Channel>,
+    /// Whether by each device of theirs.
+    pub(super) per_device: bool,
 }
 
 impl FromRequest for IdempotencyKey {
@@ -218,22 +229,40 @@ impl<'a> Draft<'a> {
             }
             _ => subject,
         };
-        let acknowledged_by = match self.members.get("ack") {
-            None | Some(Value::Null | Value::Bool(false)) => None,
-            Some(Value::Bool(true)) => Some(match &decoded.audience.to {
-                Recipients::Channels(channels) => channels.clone(),
-                Recipients::Everybody | Recipients::SharingChatWith(_) => Vec::new(),
-            }),
-            Some(_) => return Err(self.wrong("ack", "it is true or false")),
-        };
+        let users = decoded.audience.users();
+        let durable = self.members.get("durable") == Some(&Value::Bool(true));
+        if durable && (!decoded.waits || users.is_empty()) {
+            let problem = "only a message that names a user, by target.user_id or the channel user:…, can \
+                           wait for who is away";
+            return Err(self.wrong("durable", problem));
+        }
         Ok(Outgoing {
-            users: users(&decoded),
-            acknowledged_by,
+            users,
+            asks: self.asks(&decoded)?,
+            waits: decoded.waits.then_some(decoded.expires_at),
             id: self.id,
             subject,
             payload: payload.into(),
             deduplicated_by: self.deduplicated_by,
         })
+    }
+}
+
+impl Draft<'_> {
+    fn asks(&self, decoded: &Decoded) -> Result<Option<Asks>, ApiError> {
+        let per_device = match self.members.get("ack") {
+            None | Some(Value::Null | Value::Bool(false)) => return Ok(None),
+            Some(Value::Bool(true)) => false,
+            Some(Value::String(whom)) if whom == "device" => true,
+            Some(_) => return Err(self.wrong("ack", "it is true, false or \"device\"")),
+        };
+        Ok(Some(Asks {
+            channels: match &decoded.audience.to {
+                Recipients::Channels(channels) => channels.clone(),
+                Recipients::Everybody | Recipients::SharingChatWith(_) => Vec::new(),
+            },
+            per_device,
+        }))
     }
 }
 
@@ -255,19 +284,6 @@ fn permit(identity: &Identity, decoded: &Decoded) -> Result<(), ApiError> {
             }
         }
     }
-}
-
-/// The users among whom a message is for.
-fn users(decoded: &Decoded) -> Vec<UserId> {
-    let Recipients::Channels(channels) = &decoded.audience.to else {
-        return Vec::new();
-    };
-    let users = channels.iter().filter_map(|channel| {
-        let user = *channel.resource() == Resource::User;
-        let id = user.then(|| channel.id().to_string())?;
-        UserId::parse(&id).ok()
-    });
-    users.collect()
 }
 
 fn rejected(path: &str, rejection: Rejection) -> ApiError {

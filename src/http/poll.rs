@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::credentials::{Authenticated, ForStream};
 use super::error::ApiError;
 use super::rate::PublishRate;
-use super::stream::{self, Parts, Wanted};
+use super::stream::{self, Device, Parts, Wanted};
 use crate::auth::tickets::LIFETIME;
 use crate::hub::{Scope, Transport};
 use crate::peers::Peers;
@@ -26,6 +26,8 @@ const LONGEST_WAIT: f64 = 60.0;
 pub(super) struct Parameters {
     after: Option<String>,
     wait: Option<f64>,
+    #[serde(flatten)]
+    device: Device,
 }
 
 #[derive(Serialize)]
@@ -48,7 +50,11 @@ pub(super) async fn poll(
     parameters: Query<Parameters>,
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
-    let Parameters { after, wait } = parameters.into_inner();
+    let Parameters {
+        after,
+        wait,
+        device,
+    } = parameters.into_inner();
     let wait = wait.unwrap_or(WAIT);
     if !(0.0..=LONGEST_WAIT).contains(&wait) {
         return Err(ApiError::Invalid {
@@ -63,6 +69,7 @@ pub(super) async fn poll(
         transport: Transport::Poll,
         named: false,
         last_event_id: after,
+        device,
     };
     let session = stream::session(&request, &identity, wanted, parts).await?;
     let polled = poll::collect(session, Duration::from_secs_f64(wait)).await;

@@ -1,15 +1,17 @@
 //! `/api/v1/messages/{id}/ack` and `/receipts`: acknowledging a message, and who has.
 
 use actix_web::HttpResponse;
-use actix_web::web::{Data, Path};
+use actix_web::web::{Data, Path, Query};
 use serde::Serialize;
 
 use super::credentials::Authenticated;
 use super::error::ApiError;
+use super::stream::Device;
 use crate::acknowledgements::{AckError, Acknowledgements, Receipt};
 use crate::auth::Identity;
 use crate::authorize::Authorizer;
 use crate::event::{Channel, Resource};
+use crate::inbox::Inbox;
 use crate::membership::Membership;
 
 #[derive(Serialize)]
@@ -22,15 +24,25 @@ struct Receipts {
 pub(super) async fn acknowledge(
     Authenticated(identity): Authenticated,
     id: Path<String>,
-    acknowledgements: Data<Acknowledgements>,
+    device: Query<Device>,
+    (acknowledgements, inbox): (Data<Acknowledgements>, Data<Inbox>),
     (membership, authorizer): (Data<Membership>, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
+    let device = device.into_inner().name()?;
     let asked = acknowledgements.of(&id).await?;
     if !is_for(&identity, &asked.channels, &membership, &authorizer).await? {
         // Not that it exists, either.
         return Err(AckError::Unknown.into());
     }
-    acknowledgements.acknowledge(&id, &identity.user).await?;
+    let (user, device) = (&identity.user, device.as_deref());
+    if asked.per_device {
+        // First, so that who tries again after a failure has both.
+        inbox
+            .acknowledge(user, &id, device)
+            .await
+            .map_err(AckError::from)?;
+    }
+    acknowledgements.acknowledge(&id, user, device).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

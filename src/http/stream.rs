@@ -13,10 +13,11 @@ use uuid::Uuid;
 use super::error::ApiError;
 use crate::archive::Archive;
 use crate::auth::{Identity, Verifier};
-use crate::event::{ChatId, Timestamp};
+use crate::event::{Channel, ChatId, Timestamp};
 use crate::hub::{
     Client, Hub, LocalHub, Opening, Resume, Scope, SessionStream, Transport, connection_span,
 };
+use crate::inbox::{self, Inbox, MAX_DEVICE};
 use crate::membership::Membership;
 use crate::transport::sse;
 
@@ -31,6 +32,30 @@ const LOGGED_CHATS: usize = 20;
 pub(super) struct Parameters {
     named: Option<bool>,
     last_event_id: Option<String>,
+    #[serde(flatten)]
+    device: Device,
+}
+
+/// Which of its user's devices a client says that it is on.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Device {
+    device: Option<String>,
+}
+
+impl Device {
+    /// The device's name, if the client has said one that can be one.
+    pub(super) fn name(self) -> Result<Option<Box<str>>, ApiError> {
+        let Some(name) = self.device else {
+            return Ok(None);
+        };
+        if !(1..=MAX_DEVICE).contains(&name.len()) || name.chars().any(char::is_control) {
+            return Err(ApiError::Invalid {
+                field: "device".into(),
+                problem: format!("it has 1 to {MAX_DEVICE} bytes, none of them control characters"),
+            });
+        }
+        Ok(Some(name.into()))
+    }
 }
 
 /// What a stream is made of, besides the request.
@@ -40,6 +65,7 @@ pub(super) type Parts = (
     Data<Membership>,
     Data<Archive>,
     Data<Verifier>,
+    Data<Inbox>,
 );
 
 /// What is asked for.
@@ -52,6 +78,8 @@ pub(super) struct Wanted {
     pub(super) named: bool,
     /// Where the client says that it was, besides the header.
     pub(super) last_event_id: Option<String>,
+    /// On which of the user's devices.
+    pub(super) device: Device,
 }
 
 impl Wanted {
@@ -63,6 +91,7 @@ impl Wanted {
             transport: Transport::Sse,
             named: parameters.named.unwrap_or(named),
             last_event_id: parameters.last_event_id,
+            device: parameters.device,
         }
     }
 }
@@ -96,7 +125,7 @@ async fn open_as(
     request: &HttpRequest,
     identity: &Identity,
     wanted: Wanted,
-    (local, hub, membership, archive, verifier): Parts,
+    (local, hub, membership, archive, verifier, inbox): Parts,
     connection_id: Uuid,
 ) -> Result<SessionStream, ApiError> {
     let Wanted {
@@ -104,7 +133,9 @@ async fn open_as(
         transport,
         named,
         last_event_id,
+        device,
     } = wanted;
+    let device = device.name()?;
     let permit = hub.admission().admit(&identity.user)?;
     info!(agent = agent(request), "connected");
     let opening = Opening {
@@ -114,6 +145,7 @@ async fn open_as(
             transport,
             remote: request.peer_addr().map(|peer| peer.to_string().into()),
             user_agent: agent(request).into(),
+            device: device.clone(),
         },
         expires_at: deadline(identity, verifier.leeway_secs()),
         connection_id,
@@ -132,6 +164,17 @@ async fn open_as(
             channels = channels.granted.len() + chats.len(),
             "registered"
         ),
+    }
+    let own = Channel::user(&identity.user);
+    let listens = match &scope {
+        Scope::Own => true,
+        Scope::Named(channels) => channels.granted.contains(&own),
+    };
+    // A poll that only asks for a position takes no events.
+    let asks = transport == Transport::Poll && resume == Resume::Fresh;
+    if listens && !asks {
+        let connection = connection_id;
+        inbox.opened(&identity.user, inbox::Stream { connection, device });
     }
     Ok(stream)
 }

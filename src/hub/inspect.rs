@@ -26,6 +26,8 @@ pub struct Client {
     pub remote: Option<Box<str>>,
     /// What it says that it is.
     pub user_agent: Box<str>,
+    /// Which of its user's devices it says that it is.
+    pub device: Option<Box<str>>,
 }
 
 /// What to find out.
@@ -101,6 +103,9 @@ pub struct Connection {
     pub remote: Option<String>,
     /// What the client says that it is.
     pub user_agent: String,
+    /// Which of its user's devices the client says that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Since when.
     pub connected_at: Timestamp,
     /// Events that were written to it.

@@ -6,6 +6,7 @@
 //! thread: it registers sessions. The hub knows events and nothing of HTTP, buses or databases.
 
 pub mod admission;
+mod handout;
 mod history;
 mod inspect;
 mod metrics;
@@ -33,7 +34,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Level, enabled};
+use uuid::Uuid;
 
+pub use handout::Handed;
 pub use history::HistoryConfig;
 pub use inspect::{
     Client, Connection, Filter, Finding, Listeners, Question, Stats, Target, Transport,
@@ -48,8 +51,9 @@ pub use settings::StreamConfig;
 pub use stream::{LocalHub, PendingSession, SessionStream};
 pub use task::ShardTask;
 
-use crate::event::{ChatId, Event, EventId, Tracked, UserId};
+use crate::event::{ChatId, Event, EventId, Frame, Tracked, UserId};
 use admission::Admission;
+use handout::Handout;
 use history::History;
 use shard::Shard;
 use task::{Command, Tally};
@@ -304,6 +308,22 @@ impl Hub {
             found = found.merge(more, question.limit());
         }
         found
+    }
+
+    /// Gives the session of a connection messages that have waited for its user, in this order, each with
+    /// its place in the log; `None` where there is no such session that listens on its user's channel.
+    pub async fn hand(
+        &self,
+        user: &UserId,
+        connection: Uuid,
+        messages: Vec<(Option<EventId>, Frame)>,
+    ) -> Option<Vec<Handed>> {
+        let (handout, handed) = Handout::new(user.clone(), connection, messages);
+        let command = Command::Hand(Arc::new(handout));
+        self.send(&command, None).await;
+        // With the last of the shards' clones the answer is given up.
+        drop(command);
+        handed.await.ok()
     }
 
     /// Live events that were queued so far, once per session.

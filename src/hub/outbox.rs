@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
 
 use crate::event::{Class, Frame, Timestamp, Tracked};
 
@@ -50,6 +51,8 @@ pub(super) struct Batch {
     pub(super) events: u64,
     /// Of those frames of which somebody wants to know that they were written.
     pub(super) tracked: Vec<Arc<Tracked>>,
+    /// Who waits for frames of it to be written.
+    pub(super) receipts: Vec<oneshot::Sender<()>>,
 }
 
 /// The queue.
@@ -104,13 +107,15 @@ impl Outbox {
         let events = u64::from(first.is_event());
         // Most often there is none, and no memory is taken.
         let mut tracked: Vec<Arc<Tracked>> = first.tracked().into_iter().collect();
-        if self.lead.is_empty() && self.frames.is_empty() {
+        let mut receipts: Vec<oneshot::Sender<()>> = first.take_receipt().into_iter().collect();
+        if self.is_empty() {
             self.give_back_memory();
             let bytes = first.bytes(named);
             return Some(Batch {
                 bytes,
                 events,
                 tracked,
+                receipts,
             });
         }
         let waiting = if self.lead.is_empty() {
@@ -127,6 +132,7 @@ impl Outbox {
             batch.extend_from_slice(frame.as_slice(named));
             events += u64::from(frame.is_event());
             tracked.extend(frame.tracked());
+            receipts.extend(frame.take_receipt());
         }
         self.give_back_memory();
         let bytes = batch.freeze();
@@ -134,6 +140,7 @@ impl Outbox {
             bytes,
             events,
             tracked,
+            receipts,
         })
     }
 
@@ -147,6 +154,11 @@ impl Outbox {
         }
         self.give_back_memory();
         frames
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lead.is_empty() && self.frames.is_empty()
     }
 
     /// Drops everything that waits; says how many frames that were.

@@ -179,6 +179,12 @@ impl<S> Registry<S> {
             .collect()
     }
 
+    /// Whether a session listens on a channel.
+    #[must_use]
+    pub fn listens_on(&self, key: SessionKey, channel: &Channel) -> bool {
+        self.seat(key, channel).is_some()
+    }
+
     /// The sessions that listen on a channel.
     #[must_use]
     pub fn listeners_on(&self, channel: &Channel) -> Vec<SessionKey> {

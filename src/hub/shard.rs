@@ -23,6 +23,7 @@ use rand::Rng as _;
 use tracing::info;
 
 use super::Delivery;
+use super::handout::{Handed, Handout, Parcel};
 use super::history::History;
 use super::metrics::Metrics;
 use super::notice::{self, End, Gap};
@@ -31,7 +32,7 @@ use super::registry::{Registry, SessionKey};
 use super::schedule::{Due, Schedule};
 use super::session::{Action, Phase, Session, Timing, connection_span};
 use super::settings::StreamConfig;
-use crate::event::{Event, EventId, Frame, MembershipChange, Timestamp, UserId};
+use crate::event::{Channel, Event, EventId, Frame, MembershipChange, Timestamp, UserId};
 
 /// The most bytes handed to the connection at once. The HTTP layer flushes at 32 KiB, so that one
 /// such piece still leaves as one write.
@@ -176,6 +177,45 @@ impl Shard {
         }
     }
 
+    /// Queues messages that have waited for a session's user, if the session is here.
+    pub(super) fn hand(&mut self, handout: &Handout, now: Instant) {
+        let (own, limits) = (Channel::user(&handout.user), self.limits);
+        let epoch = self.head.epoch();
+        for key in self.sessions_of(&handout.user) {
+            let listens = self.registry.listens_on(key, &own);
+            let Some(session) = self.registry.get_mut(key) else {
+                continue;
+            };
+            let meant = session.connection_id == handout.connection && session.is_live();
+            if !meant || !listens {
+                continue;
+            }
+            let Some(Parcel { messages, answer }) = handout.take() else {
+                return;
+            };
+            let had = |id: &EventId| id.epoch() == epoch && id.position() > session.has_up_to;
+            let mut handed = Vec::with_capacity(messages.len());
+            let written = session.outbox.is_empty();
+            for (id, frame) in messages {
+                handed.push(match id {
+                    Some(id) if had(&id) && written => Handed::Had,
+                    Some(id) if had(&id) => Handed::Having,
+                    _ => {
+                        let (frame, receipt) = frame.registered();
+                        match session.outbox.push(frame, limits) {
+                            Push::Queued { .. } => Handed::Queued(receipt),
+                            Push::Shed | Push::Overflow => Handed::Refused,
+                        }
+                    }
+                });
+            }
+            session.wake(now);
+            // Whoever handed it over may have gone; then nobody hears that it was written.
+            let _ = answer.send(handed);
+            return;
+        }
+    }
+
     /// Ends every session; `spread` is the time over which the clients are asked to come back.
     pub(super) fn drain(&mut self, spread: Duration, now: Instant) {
         let longest = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
@@ -282,6 +322,10 @@ impl Shard {
             session.events_sent += batch.events;
             session.waiting_since = None;
             self.metrics.written(batch.events, batch.bytes.len() as u64);
+            for receipt in batch.receipts {
+                // Nobody may wait any more.
+                let _ = receipt.send(());
+            }
             if let (false, Some(user)) = (batch.tracked.is_empty(), self.registry.user_of(key)) {
                 batch
                     .tracked
@@ -315,6 +359,9 @@ impl Shard {
             session.events_sent += events;
             let bytes = frames.iter().map(Frame::len).sum::<usize>();
             self.metrics.written(events, bytes as u64);
+            for receipt in frames.iter().filter_map(Frame::take_receipt) {
+                let _ = receipt.send(());
+            }
             for tracked in frames.iter().filter_map(Frame::tracked) {
                 if let Some(user) = self.registry.user_of(key) {
                     tracked.written(user);

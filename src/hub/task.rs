@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::DropGuard;
 use tracing::debug;
 
+use super::handout::Handout;
 use super::inspect::{Finding, Question};
 use super::{Delivery, Gap, LocalHub, StreamConfig};
 use crate::event::{ChatId, Event, UserId};
@@ -32,6 +33,7 @@ pub(super) enum Command {
     BeginRefresh(mpsc::Sender<Vec<UserId>>),
     FinishRefresh(Arc<(UserId, Vec<ChatId>)>),
     Find(Arc<Question>, mpsc::Sender<Finding>),
+    Hand(Arc<Handout>),
 }
 
 /// Counts an event's recipients over all shards, and logs the sum when the last one is done.
@@ -136,6 +138,7 @@ impl ShardTask {
                     // Whoever asked may have gone.
                     let _ = answers.try_send(found);
                 }
+                Command::Hand(handout) => self.hub.0.borrow_mut().hand(&handout, now),
                 Command::FinishRefresh(chats) => {
                     let (user, chats) = &*chats;
                     self.hub.0.borrow_mut().finish_refresh(user, chats, now);

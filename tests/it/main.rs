@@ -19,6 +19,7 @@ mod development;
 mod event_stream;
 mod failover;
 mod health;
+mod inbox;
 mod limits;
 mod log;
 mod log_changes;

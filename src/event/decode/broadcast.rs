@@ -27,6 +27,7 @@ pub(super) fn decode(fields: &Fields<'_>, now: Timestamp) -> Result<Decoded, Fie
         },
         membership: None,
         expires_at,
+        waits: false,
         json: outgoing.finish(),
     })
 }

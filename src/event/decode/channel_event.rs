@@ -22,6 +22,7 @@ pub(super) fn decode(fields: &Fields<'_>, now: Timestamp) -> Result<Decoded, Fie
         audience: Audience::channel(channel),
         membership: None,
         expires_at,
+        waits: push::waits(fields, class)?,
         json: outgoing.finish(),
     })
 }

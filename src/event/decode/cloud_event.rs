@@ -26,6 +26,7 @@ pub(super) fn decode(
         audience: Audience::channels(channel.into_iter().collect()),
         membership: None,
         expires_at: None,
+        waits: false,
         json: outgoing.with("timestamp", &timestamp).finish(),
     })
 }

@@ -50,6 +50,8 @@ pub struct Decoded {
     pub membership: Option<MembershipChange>,
     /// From then on it is neither delivered nor replayed.
     pub expires_at: Option<Timestamp>,
+    /// Whether it waits for those users among its audience who are nowhere connected: `durable: true`.
+    pub waits: bool,
     /// The JSON object that clients receive.
     pub json: Vec<u8>,
 }

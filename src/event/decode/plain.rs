@@ -26,6 +26,7 @@ pub(super) fn decode(
         audience: Audience::channel(channel),
         membership: None,
         expires_at: None,
+        waits: false,
         json,
     })
 }

@@ -21,6 +21,7 @@ pub(super) fn decode(
         audience: Audience::channels(channels(fields)?),
         membership: None,
         expires_at,
+        waits: waits(fields, class)?,
         json: text.as_bytes().to_vec(),
     })
 }
@@ -47,6 +48,18 @@ fn channel(field: &str, key: &str, value: &RawValue) -> Result<Channel, FieldErr
         field: field.to_owned(),
         source,
     })
+}
+
+/// Whether it waits for users who are nowhere connected: `durable: true`.
+pub(super) fn waits(fields: &Fields<'_>, class: Class) -> Result<bool, FieldError> {
+    let waits = fields.optional("durable")?.unwrap_or(false);
+    if waits && class == Class::Ephemeral {
+        return Err(FieldError::Wrong {
+            field: "durable".to_owned(),
+            problem: "a message of low priority is not kept for anybody".to_owned(),
+        });
+    }
+    Ok(waits)
 }
 
 /// What `metadata` says: `priority: low` is ephemeral, `ttl` counts in seconds from now.

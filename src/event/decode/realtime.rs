@@ -244,6 +244,7 @@ fn decoded(kind: &str, class: Class, audience: Audience, json: Vec<u8>) -> Decod
         audience,
         membership: None,
         expires_at: None,
+        waits: false,
         json,
     }
 }

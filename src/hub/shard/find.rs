@@ -30,13 +30,14 @@ impl Shard {
 
     fn connections(&mut self, filter: &Filter, now: Instant) -> Vec<Connection> {
         let keys = match (&filter.user, &filter.channel) {
-            (_, Some(channel)) => self.registry.listeners_on(channel),
-            _ => self.registry.keys(),
+            (Some(user), _) => self.sessions_of(user),
+            (None, Some(channel)) => self.registry.listeners_on(channel),
+            (None, None) => self.registry.keys(),
         };
         let mut found: Vec<(String, SessionKey)> = Vec::new();
         for key in keys {
-            let of_user = filter.user.as_ref();
-            if of_user.is_some_and(|user| self.registry.user_of(key) != Some(user)) {
+            let on = filter.channel.as_ref();
+            if on.is_some_and(|channel| !self.registry.listens_on(key, channel)) {
                 continue;
             }
             let Some(session) = self.registry.get_mut(key) else {
@@ -71,6 +72,7 @@ impl Shard {
             transport: session.client.transport,
             remote: session.client.remote.as_deref().map(str::to_owned),
             user_agent: session.client.user_agent.to_string(),
+            device: session.client.device.as_deref().map(str::to_owned),
             connected_at: Timestamp::now().before(age),
             sent: session.events_sent,
         })

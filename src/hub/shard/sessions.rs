@@ -201,7 +201,7 @@ impl Shard {
     }
 
     /// A user's sessions that joins and leaves concern.
-    fn sessions_of(&self, user: &UserId) -> Vec<SessionKey> {
+    pub(super) fn sessions_of(&self, user: &UserId) -> Vec<SessionKey> {
         let mut keys = self.registry.sessions_of(user);
         if let Some(watching) = self.watchers.get(user) {
             // One that watches the user's own channel is among them already.

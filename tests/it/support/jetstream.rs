@@ -56,6 +56,16 @@ impl Backend {
         self.flush().await;
     }
 
+    /// What stands at a key of one of the server's buckets, as text; nothing where nothing does.
+    pub(crate) async fn record(&self, bucket: &str, key: &str) -> String {
+        let bucket = format!("{STREAM}_{bucket}");
+        let Ok(store) = self.jetstream().get_key_value(bucket).await else {
+            return String::new();
+        };
+        let record = store.get(key).await.unwrap().unwrap_or_default();
+        String::from_utf8(record.to_vec()).unwrap()
+    }
+
     /// The stream behind the log, if it is there and answers.
     pub(crate) async fn stream_if_any(&self) -> Option<stream::Stream> {
         self.jetstream().get_stream(STREAM).await.ok()
