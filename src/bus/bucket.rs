@@ -233,10 +233,7 @@ impl JetStream {
             if failed.is_some_and(|at| at.elapsed() < REST) {
                 return Err(silent());
             }
-            let store = match timely(self.context.get_key_value(&self.config.bucket)).await {
-                Ok(store) => Ok(store),
-                Err(_) => self.create().await,
-            };
+            let store = self.open().await;
             *self.failed.lock() = store.is_err().then(Instant::now);
             store
         };
@@ -245,6 +242,18 @@ impl JetStream {
 }
 
 impl JetStream {
+    async fn open(&self) -> Result<kv::Store, BucketError> {
+        let there = || timely(self.context.get_key_value(&self.config.bucket));
+        if let Ok(store) = there().await {
+            return Ok(store);
+        }
+        match self.create().await {
+            Ok(store) => Ok(store),
+            // Another instance may have been faster, and changed it since.
+            Err(error) => there().await.map_err(|_| error),
+        }
+    }
+
     /// A bucket in which the oldest make room; by itself it would refuse new ones when it is full.
     async fn create(&self) -> Result<kv::Store, BucketError> {
         let store = timely(self.context.create_key_value(self.config.clone())).await?;
