@@ -180,7 +180,7 @@ impl Shard {
     /// Queues messages that have waited for a session's user, if the session is here.
     pub(super) fn hand(&mut self, handout: &Handout, now: Instant) {
         let (own, limits) = (Channel::user(&handout.user), self.limits);
-        let epoch = self.head.epoch();
+        let (epoch, head) = (self.head.epoch(), self.head.position());
         for key in self.sessions_of(&handout.user) {
             let listens = self.registry.listens_on(key, &own);
             let Some(session) = self.registry.get_mut(key) else {
@@ -195,10 +195,12 @@ impl Shard {
             };
             let had = |id: &EventId| id.epoch() == epoch && id.position() > session.has_up_to;
             let mut handed = Vec::with_capacity(messages.len());
-            let written = session.outbox.is_empty();
+            let waits = !session.outbox.is_empty();
+            // It may still be on its way to this shard.
+            let written = |id: &EventId| !waits && id.position() <= head;
             for (id, frame) in messages {
                 handed.push(match id {
-                    Some(id) if had(&id) && written => Handed::Had,
+                    Some(id) if had(&id) && written(&id) => Handed::Had,
                     Some(id) if had(&id) => Handed::Having,
                     _ => {
                         let (frame, receipt) = frame.registered();
