@@ -21,7 +21,7 @@ use crate::bus::nats::ConnectError;
 use crate::bus::{Bucket, Bus, EmbeddedBus, Feed, LogError, LogKind, nats};
 use crate::config::Config;
 use crate::database::{self, Database, DatabaseError};
-use crate::http::{self, Development, Exporter, Health, Parts, PublishRate};
+use crate::http::{self, ClientCertificates, Development, Exporter, Health, Parts, PublishRate};
 use crate::hub::Hub;
 use crate::hub::admission::{Admission, Quota};
 use crate::inbox::{self, Inbox};
@@ -31,6 +31,7 @@ use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::peers::{Peers, instance_name};
 use crate::refresh::Refresh;
+use crate::tls::{Tls, TlsError};
 
 /// How long the rest of the stop may take after the connections are gone.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -72,6 +73,9 @@ pub enum BuildError {
     /// The development key can't be used.
     #[error(transparent)]
     Signer(#[from] SignerError),
+    /// The server's certificate can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The database can't be used.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -184,9 +188,19 @@ impl Application {
             rate: PublishRate::new(&config.server),
             metrics: metrics.http.clone(),
             exporter: Exporter::new(metrics.registry()),
+            client_certificates: ClientCertificates {
+                required: config.tls.client_required,
+            },
             development: signer.map(|signer| Development::new(signer, own_database)),
         };
-        let listener = listen(&config, parts, files)?;
+        let tls = match Tls::load(&config.tls, metrics.tls.clone())? {
+            Some((tls, task)) => {
+                spawn(&mut tasks, "the certificate task", task.run());
+                Some(tls)
+            }
+            None => None,
+        };
+        let listener = listen(&config, parts, files, tls)?;
         Ok(Self {
             config,
             hub,
@@ -390,7 +404,12 @@ fn spawn(
     });
 }
 
-fn listen(config: &Config, parts: Parts, files: usize) -> Result<Listener, BuildError> {
+fn listen(
+    config: &Config,
+    parts: Parts,
+    files: usize,
+    tls: Option<Tls>,
+) -> Result<Listener, BuildError> {
     let address = SocketAddr::new(config.host(), config.server.port);
     let origins = config.server.allowed_origins.clone();
     let threads = workers(config);
@@ -404,16 +423,13 @@ fn listen(config: &Config, parts: Parts, files: usize) -> Result<Listener, Build
         // A little later than the hub, which can tell a stalled reader from a broken connection and
         // says so.
         dead_after: config.stream.write_timeout.0.mul_f64(1.5),
+        tls,
+        h2c: config.server.h2c,
     };
-    // What newcomers would delay.
-    let (hub, mut last) = (parts.hub.clone(), (0, None));
-    let delivering = move || {
-        let (before, since) = last;
-        let events = hub.routed();
-        if events != before {
-            last = (events, Some(Instant::now()));
-        }
-        events != before || since.is_some_and(|at: Instant| at.elapsed() < LATELY)
+    let load = Load {
+        hub: parts.hub.clone(),
+        events: 0,
+        since: None,
     };
     let app = move || {
         // Runs once on each thread that serves connections: here its share of the hub begins.
@@ -425,7 +441,30 @@ fn listen(config: &Config, parts: Parts, files: usize) -> Result<Listener, Build
             .wrap(CatchPanic::default())
             .configure(move |service| http::configure(service, parts, local))
     };
-    listener::listen(settings, delivering, app).map_err(|error| BuildError::Listen(address, error))
+    listener::listen(settings, load, app).map_err(|error| BuildError::Listen(address, error))
+}
+
+/// What newcomers would delay, and who is still there.
+#[derive(Clone)]
+struct Load {
+    hub: Hub,
+    events: u64,
+    since: Option<Instant>,
+}
+
+impl listener::Load for Load {
+    fn delivering(&mut self) -> bool {
+        let events = self.hub.routed();
+        if events != self.events {
+            self.events = events;
+            self.since = Some(Instant::now());
+        }
+        self.since.is_some_and(|at| at.elapsed() < LATELY)
+    }
+
+    fn streaming(&self) -> bool {
+        self.hub.admission().total() > 0
+    }
 }
 
 fn workers(config: &Config) -> usize {

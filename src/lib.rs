@@ -48,5 +48,6 @@ pub mod peers;
 pub mod refresh;
 pub mod secret;
 pub mod telemetry;
+pub mod tls;
 pub mod transport;
 pub mod units;

@@ -13,18 +13,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::body::MessageBody;
-use actix_http::{HttpService, Request, Response};
+use actix_http::{HttpService, Protocol as HttpProtocol, Request, Response};
 use actix_service::{
     IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt as _, map_config,
 };
 use actix_web::dev::AppConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::LocalSet;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
+
+use crate::tls::Tls;
 
 /// How long a client may take to send a request's head, and to take leave.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,8 +48,14 @@ const BEFORE_REST: u32 = 8;
 /// second and thread.
 const REST: Duration = Duration::from_millis(1);
 
+/// What an HTTP/2 connection without TLS begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// How often it is looked whether HTTP/2 connections still have streams, when the server stops.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// How connections are accepted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Where to listen.
     pub address: SocketAddr,
@@ -56,7 +67,18 @@ pub struct Settings {
     pub connections: usize,
     /// A peer that acknowledges nothing for so long is given up by the kernel.
     pub dead_after: Duration,
+    /// How the server proves itself; plain HTTP without.
+    pub tls: Option<Tls>,
+    /// Whether HTTP/2 is understood without TLS, as proxies speak it.
+    pub h2c: bool,
 }
+
+/// The client has shown a certificate of the configured authorities.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientCertificate;
+
+/// Where a connection comes from, and what is spoken on it.
+type Arrived<T> = (T, HttpProtocol, Option<SocketAddr>);
 
 /// A server that listens.
 #[derive(Debug)]
@@ -93,14 +115,21 @@ impl Listener {
     }
 }
 
-/// Listens, and serves connections by what `app` makes, once on each thread. `delivering` says whether
-/// events are being delivered.
+/// What the listener has to know about the rest of the server.
+pub trait Load: Clone + Send + 'static {
+    /// Whether events are being delivered.
+    fn delivering(&mut self) -> bool;
+    /// Whether there are streams.
+    fn streaming(&self) -> bool;
+}
+
+/// Listens, and serves connections by what `app` makes, once on each thread.
 ///
 /// # Errors
 /// The address can't be listened on, or threads can't be had.
-pub fn listen<F, D, I, S, B>(settings: Settings, delivering: D, app: F) -> io::Result<Listener>
+pub fn listen<F, L, I, S, B>(settings: Settings, load: L, app: F) -> io::Result<Listener>
 where
-    D: FnMut() -> bool + Send + Clone + 'static,
+    L: Load,
     F: Fn() -> I + Send + Clone + 'static,
     I: IntoServiceFactory<S, Request>,
     S: ServiceFactory<Request, Config = AppConfig> + 'static,
@@ -111,7 +140,7 @@ where
     <S::Service as actix_service::Service<Request>>::Future: 'static,
     B: MessageBody + 'static,
 {
-    let socket = bind(settings)?;
+    let socket = bind(&settings)?;
     let (sender, running) = mpsc::channel(1);
     let listener = Listener {
         address: socket.local_addr()?,
@@ -123,11 +152,11 @@ where
         let thread = Thread {
             // The threads share one queue of the kernel, so that whoever has time takes the next.
             socket: socket.try_clone()?,
-            settings,
+            settings: settings.clone(),
             stop: listener.stop.clone(),
             cut: listener.cut.clone(),
         };
-        let (app, delivering, running) = (app.clone(), delivering.clone(), sender.clone());
+        let (app, load, running) = (app.clone(), load.clone(), sender.clone());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -140,16 +169,23 @@ where
                     let app = app()
                         .into_factory()
                         .map_err(|error| error.into().error_response());
-                    let service = HttpService::build()
-                        .graceful_shutdown_signal(move || stop.clone().cancelled_owned())
-                        .keep_alive(KEEP_ALIVE)
-                        .client_request_timeout(REQUEST_TIMEOUT)
-                        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-                        .h1_allow_half_closed(false)
-                        .tcp_nodelay(true)
-                        .finish(map_config(app, |()| AppConfig::default()))
-                        .tcp();
-                    thread.run(delivering, service).await;
+                    let app = map_config(app, |()| AppConfig::default());
+                    match thread.settings.tls.clone() {
+                        None => {
+                            let h2c = thread.settings.h2c;
+                            let service = http_service(stop, app, |_: &TcpStream| false);
+                            let enter = move |stream| enter_plain(stream, h2c);
+                            thread.run(load, service, enter).await;
+                        }
+                        Some(tls) => {
+                            let shown = |stream: &TlsStream<TcpStream>| {
+                                stream.get_ref().1.peer_certificates().is_some()
+                            };
+                            let service = http_service(stop, app, shown);
+                            let enter = move |stream| enter_tls(tls.clone(), stream);
+                            thread.run(load, service, enter).await;
+                        }
+                    }
                 });
                 drop(running);
             })?;
@@ -157,7 +193,73 @@ where
     Ok(listener)
 }
 
-fn bind(settings: Settings) -> io::Result<StdListener> {
+/// What serves the connections of one thread. `shown` says whether a client has shown a certificate.
+fn http_service<T, S, B>(
+    stop: CancellationToken,
+    app: S,
+    shown: impl Fn(&T) -> bool + 'static,
+) -> impl ServiceFactory<Arrived<T>, Config = (), Service: 'static>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: ServiceFactory<Request, Config = ()> + 'static,
+    S::Error: Into<Response<actix_http::body::BoxBody>> + 'static,
+    S::InitError: fmt::Debug,
+    S::Response: Into<Response<B>> + 'static,
+    S::Service: 'static,
+    <S::Service as actix_service::Service<Request>>::Future: 'static,
+    B: MessageBody + 'static,
+{
+    HttpService::build()
+        .graceful_shutdown_signal(move || stop.clone().cancelled_owned())
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(REQUEST_TIMEOUT)
+        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+        .h1_allow_half_closed(false)
+        .on_connect_ext(move |stream: &T, extensions| {
+            if shown(stream) {
+                extensions.insert(ClientCertificate);
+            }
+        })
+        .finish(app)
+}
+
+async fn enter_plain(stream: TcpStream, h2c: bool) -> Option<Arrived<TcpStream>> {
+    let peer = stream.peer_addr().ok();
+    let http2 = h2c && timeout(REQUEST_TIMEOUT, begins_http2(&stream)).await.ok()?;
+    let protocol = match http2 {
+        true => HttpProtocol::Http2,
+        false => HttpProtocol::Http1,
+    };
+    Some((stream, protocol, peer))
+}
+
+/// Whether the first bytes are those of HTTP/2, as soon as that can be told.
+async fn begins_http2(stream: &TcpStream) -> bool {
+    let mut begin = [0; PREFACE.len()];
+    let mut known = 0;
+    loop {
+        // What is there is given each time, so that it has to be waited for more.
+        match stream.peek(&mut begin).await {
+            Ok(0) | Err(_) => return false,
+            Ok(length) if begin[..length] != PREFACE[..length] => return false,
+            Ok(length) if length == PREFACE.len() => return true,
+            Ok(length) if length == known => tokio::time::sleep(REST).await,
+            Ok(length) => known = length,
+        }
+    }
+}
+
+async fn enter_tls(tls: Tls, stream: TcpStream) -> Option<Arrived<TlsStream<TcpStream>>> {
+    let peer = stream.peer_addr().ok();
+    let stream = tls.accept(stream).await?;
+    let protocol = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => HttpProtocol::Http2,
+        _ => HttpProtocol::Http1,
+    };
+    Some((stream, protocol, peer))
+}
+
+fn bind(settings: &Settings) -> io::Result<StdListener> {
     let address = settings.address;
     let socket = Socket::new(
         Domain::for_address(address),
@@ -180,10 +282,11 @@ struct Thread {
 }
 
 impl Thread {
-    async fn run(
+    async fn run<T: 'static, E: Future<Output = Option<Arrived<T>>> + 'static>(
         self,
-        mut delivering: impl FnMut() -> bool,
-        service: impl ServiceFactory<TcpStream, Config = (), Service: 'static>,
+        mut load: impl Load,
+        service: impl ServiceFactory<Arrived<T>, Config = (), Service: 'static>,
+        enter: impl Fn(TcpStream) -> E,
     ) {
         let (Ok(service), Ok(socket)) = (
             service.new_service(()).await,
@@ -195,6 +298,7 @@ impl Thread {
         let service = Rc::new(service);
         let room = Arc::new(Semaphore::new(self.settings.connections));
         let connections = TaskTracker::new();
+        let ends = CancellationToken::new();
         let mut taken = 0_u32;
         loop {
             let accepted = async {
@@ -209,10 +313,22 @@ impl Thread {
             match accepted {
                 Ok((stream, _)) => {
                     find_dead_peers(&stream, self.settings.dead_after);
-                    let service = Rc::clone(&service);
+                    let (service, entering) = (Rc::clone(&service), enter(stream));
+                    let (stop, ends) = (self.stop.clone(), ends.clone());
                     connections.spawn_local(async move {
-                        // Whatever goes wrong on a connection has been answered, or can't be.
-                        let _ = service.call(stream).await;
+                        let entered = tokio::select! {
+                            entered = entering => entered,
+                            () = stop.cancelled() => None,
+                        };
+                        let Some(entered) = entered else {
+                            return;
+                        };
+                        let many = entered.1 == HttpProtocol::Http2;
+                        tokio::select! {
+                            // Whatever goes wrong on a connection has been answered, or can't be.
+                            _ = service.call(entered) => {}
+                            () = ends.cancelled(), if many => {}
+                        }
                         drop(place);
                     });
                 }
@@ -225,7 +341,7 @@ impl Thread {
                 }
             }
             taken = taken.wrapping_add(1);
-            if taken.is_multiple_of(BEFORE_REST) && delivering() {
+            if taken.is_multiple_of(BEFORE_REST) && load.delivering() {
                 tokio::time::sleep(REST).await;
             } else {
                 tokio::task::yield_now().await;
@@ -236,13 +352,33 @@ impl Thread {
         tokio::select! {
             () = connections.wait() => {}
             () = self.cut.cancelled() => {}
+            // A connection of HTTP/2 outlives its streams, and its client does not know that there will
+            // be no more.
+            () = last_stream(&load) => {
+                ends.cancel();
+                tokio::select! {
+                    () = connections.wait() => {}
+                    () = self.cut.cancelled() => {}
+                }
+            }
         }
+    }
+}
+
+/// Waits until there are no streams, and what they were told last is written.
+async fn last_stream(load: &impl Load) {
+    let mut quiet = 0;
+    while quiet < 3 {
+        tokio::time::sleep(LOOK).await;
+        quiet = if load.streaming() { 0 } else { quiet + 1 };
     }
 }
 
 /// Has the kernel give a connection up whose peer acknowledges nothing: a phone that is gone sends
 /// no goodbye, and a stalled reader takes nothing.
 fn find_dead_peers(stream: &TcpStream, dead_after: Duration) {
+    // Events are small and must not wait for others to share a packet with.
+    let _ = stream.set_nodelay(true);
     if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(dead_after)) {
         warn!(
             error = error.to_string(),

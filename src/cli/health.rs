@@ -18,8 +18,9 @@ pub(crate) struct Arguments {
 }
 
 pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let client = super::client(&config, arguments.url.as_deref());
     let server = arguments.url.unwrap_or_else(|| super::local_url(&config));
-    let response = reqwest::Client::builder()
+    let response = client
         .timeout(TIMEOUT)
         .build()?
         .get(format!("{}/ready", server.trim_end_matches('/')))

@@ -63,9 +63,10 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
     let user = arguments
         .user
         .map_or(String::new(), |user| user.to_string());
+    let client = super::client(&config, arguments.url.as_deref()).build()?;
     let server = arguments.url.unwrap_or_else(|| super::local_url(&config));
     let mut listener = Listener {
-        client: Client::builder().build()?,
+        client,
         address: super::address(&config, &server, "/events", &user),
         token,
         last_event_id: arguments.last_event_id.unwrap_or_default(),

@@ -172,6 +172,14 @@ fn own_claims(config: &Config) -> Map<String, Value> {
     claims
 }
 
+/// A client for the server at `url`, or else for the one of this configuration on this machine. That one's
+/// certificate is for the name that others know it by, so that it is not compared with a loopback address.
+fn client(config: &Config, url: Option<&str>) -> reqwest::ClientBuilder {
+    let own = url.is_none() && config.tls.cert_file.is_some();
+    let local = config.host().is_unspecified() || config.host().is_loopback();
+    reqwest::Client::builder().tls_danger_accept_invalid_certs(own && local)
+}
+
 /// Where a server with this configuration is reached from this machine.
 fn local_url(config: &Config) -> String {
     let host = config.host();
@@ -180,5 +188,9 @@ fn local_url(config: &Config) -> String {
     } else {
         host
     };
-    format!("http://{}", SocketAddr::new(host, config.server.port))
+    let scheme = match config.tls.cert_file {
+        Some(_) => "https",
+        None => "http",
+    };
+    format!("{scheme}://{}", SocketAddr::new(host, config.server.port))
 }

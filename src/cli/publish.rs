@@ -77,10 +77,11 @@ async fn through_server(
         Some(token) => token,
         None => own_token(config)?,
     };
+    let client = super::client(config, arguments.server.as_deref());
     let server = arguments.server.unwrap_or_else(|| super::local_url(config));
     let path = format!("/api/v1/bus/{}", arguments.subject);
     let address = super::address(config, &server, &path, NOBODY);
-    let response = reqwest::Client::builder()
+    let response = client
         .timeout(TIMEOUT)
         .build()?
         .post(address)

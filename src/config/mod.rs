@@ -21,6 +21,7 @@ use crate::http::ServerConfig;
 use crate::hub::{HistoryConfig, StreamConfig};
 use crate::ingest::EventsConfig;
 use crate::telemetry::LoggingConfig;
+use crate::tls::TlsConfig;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,6 +33,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where to listen and how many to serve.
     pub server: ServerConfig,
+    /// How the server proves itself.
+    pub tls: TlsConfig,
     /// How streams behave.
     pub stream: StreamConfig,
     /// What is kept for clients that come back.
@@ -73,6 +76,7 @@ impl Default for Config {
             mode: Mode::Auto,
             data_dir: PathBuf::from("data"),
             server: ServerConfig::default(),
+            tls: TlsConfig::default(),
             stream: StreamConfig::default(),
             history: HistoryConfig::default(),
             auth: AuthConfig::default(),

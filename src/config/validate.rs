@@ -64,6 +64,7 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
         ("database.timeout", config.database.timeout, tenth),
         ("auth.jwks_refresh", config.auth.jwks_refresh, tenth),
         ("authorize.timeout", config.authorize.timeout, tenth),
+        ("tls.reload", config.tls.reload, tenth),
     ];
     for (key, value, least) in periods {
         if value.0 < least {
@@ -286,8 +287,11 @@ fn keys(config: &Config, problems: &mut Vec<Problem>) {
 
 /// Files that the NATS client would only miss when it connects.
 fn files(config: &Config, problems: &mut Vec<Problem>) {
-    let tls = &config.nats.tls;
+    let (tls, own) = (&config.nats.tls, &config.tls);
     let named = [
+        ("tls.cert_file", &own.cert_file),
+        ("tls.key_file", &own.key_file),
+        ("tls.client_ca_file", &own.client_ca_file),
         ("nats.credentials_file", &config.nats.credentials_file),
         ("nats.tls.ca_file", &tls.ca_file),
         ("nats.tls.cert_file", &tls.cert_file),
@@ -300,6 +304,20 @@ fn files(config: &Config, problems: &mut Vec<Problem>) {
             let why = format!("the file can't be read: {error}");
             problems.push(Problem::at(key, why).with_value(file.display()));
         }
+    }
+    if own.cert_file.is_some() != own.key_file.is_some() {
+        problems.push(Problem::at(
+            "tls",
+            "cert_file and key_file go together, and only one is set",
+        ));
+    }
+    if own.client_ca_file.is_some() && own.cert_file.is_none() {
+        let why = "certificates of clients take one of the server: set tls.cert_file";
+        problems.push(Problem::at("tls.client_ca_file", why));
+    }
+    if own.client_required && own.client_ca_file.is_none() {
+        let why = "set tls.client_ca_file, or nobody could have such a certificate";
+        problems.push(Problem::at("tls.client_required", why).with_value(true));
     }
     if tls.cert_file.is_some() != tls.key_file.is_some() {
         problems.push(Problem::at(

@@ -75,6 +75,20 @@ impl Frame {
         }))
     }
 
+    /// A comment, which no client sees: it shows whether anybody still reads.
+    #[must_use]
+    pub fn beat() -> Self {
+        Self(Arc::new(Encoded {
+            bytes: Bytes::from_static(b":\n\n"),
+            unnamed_from: 0,
+            class: Class::Ephemeral,
+            expires_at: None,
+            counted: false,
+            tracked: None,
+            receipt: None,
+        }))
+    }
+
     /// A block that moves the client's last event id and dispatches no event.
     #[must_use]
     pub fn position(id: &EventId) -> Self {

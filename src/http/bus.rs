@@ -5,7 +5,7 @@ use actix_web::HttpResponse;
 use actix_web::web::{Bytes, Data, Path};
 use serde::Serialize;
 
-use super::credentials::Authenticated;
+use super::credentials::Publisher;
 use super::error::{self, ApiError};
 use super::max_body;
 use super::rate::PublishRate;
@@ -23,7 +23,7 @@ struct Published {
 
 /// `POST /api/v1/bus/{subject}`
 pub(super) async fn publish(
-    Authenticated(identity): Authenticated,
+    Publisher(identity): Publisher,
     subject: Path<String>,
     payload: Result<Bytes, actix_web::Error>,
     bus: Data<Bus>,

@@ -32,6 +32,8 @@ pub struct ServerConfig {
     pub unready_delay: Period,
     /// How long stopping may take before connections are cut.
     pub drain_timeout: Period,
+    /// Whether HTTP/2 is understood without TLS, as proxies speak it to those behind them.
+    pub h2c: bool,
     /// Origins of pages that may read from this server; `*` for any.
     #[serde(deserialize_with = "one_or_more")]
     pub allowed_origins: Vec<String>,
@@ -50,6 +52,7 @@ impl Default for ServerConfig {
             publish_burst: 2_000,
             unready_delay: Period::secs(0),
             drain_timeout: Period::secs(30),
+            h2c: false,
             allowed_origins: Vec::new(),
         }
     }

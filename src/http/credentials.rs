@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::metrics::Metrics;
 use crate::auth::{Identity, TokenError, Verifier};
 use crate::event::UserId;
+use crate::listener::ClientCertificate;
 use crate::peers::Peers;
 
 /// The cookie that can carry a token.
@@ -23,6 +24,18 @@ const COOKIE: &str = "access_token";
 /// A request whose token was verified.
 #[derive(Debug)]
 pub(super) struct Authenticated(pub(super) Identity);
+
+/// The same, of somebody who may publish as far as the connection goes: with a certificate, where that is
+/// required.
+#[derive(Debug)]
+pub(super) struct Publisher(pub(super) Identity);
+
+/// Whether administration and publishing take a certificate of the client.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientCertificates {
+    /// Whether they do.
+    pub required: bool,
+}
 
 /// A request for a stream: what a ticket opens, too, and it does nothing else.
 #[derive(Debug)]
@@ -50,6 +63,20 @@ impl FromRequest for Authenticated {
     }
 }
 
+impl FromRequest for Publisher {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let identity = authenticate(&request, false).await?;
+            certified(&request)?;
+            Ok(Self(identity))
+        })
+    }
+}
+
 impl FromRequest for ForStream {
     type Error = ApiError;
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
@@ -70,15 +97,25 @@ impl FromRequest for Admin {
         let request = request.clone();
         Box::pin(async move {
             let identity = authenticate(&request, false).await?;
-            if identity.grant.admin {
-                Ok(Self)
-            } else {
-                Err(ApiError::Forbidden(
-                    "this takes the claim notify.admin".into(),
-                ))
+            if !identity.grant.admin {
+                let why = "this takes the claim notify.admin";
+                return Err(ApiError::Forbidden(why.into()));
             }
+            certified(&request)?;
+            Ok(Self)
         })
     }
+}
+
+/// Whether the client has shown a certificate, if it has to.
+fn certified(request: &HttpRequest) -> Result<(), ApiError> {
+    let policy = request.app_data::<Data<ClientCertificates>>();
+    let required = policy.is_none_or(|policy| policy.required);
+    if required && request.conn_data::<ClientCertificate>().is_none() {
+        let why = "this takes a certificate of the client, besides the token";
+        return Err(ApiError::Forbidden(why.into()));
+    }
+    Ok(())
 }
 
 async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity, ApiError> {
@@ -95,10 +132,15 @@ async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity
         })?
         .into_inner();
     if !verifier.is_enabled() {
-        let host = request
-            .headers()
-            .get(HOST)
-            .and_then(|host| host.to_str().ok());
+        let named = request.headers().get(HOST);
+        let host = match named {
+            Some(host) => host.to_str().ok(),
+            // HTTP/2 has it in the address.
+            None => request
+                .uri()
+                .authority()
+                .map(|authority| authority.as_str()),
+        };
         // A page whose name was made to resolve to this machine is not one of its user.
         if !host.is_some_and(is_loopback) {
             return Err(ApiError::Forbidden(

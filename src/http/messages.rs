@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
 use super::connections::Instances;
-use super::credentials::Authenticated;
+use super::credentials::Publisher;
 use super::error::{self, ApiError};
 use super::outgoing::{IdempotencyKey, Outgoing};
 use super::rate::PublishRate;
@@ -158,7 +158,7 @@ struct Waits {
 
 /// `POST /api/v1/messages/send`
 pub(super) async fn send(
-    Authenticated(identity): Authenticated,
+    Publisher(identity): Publisher,
     key: IdempotencyKey,
     parameters: Query<Parameters>,
     body: Result<Bytes, actix_web::Error>,
@@ -174,7 +174,7 @@ pub(super) async fn send(
 
 /// `POST /api/v1/messages/broadcast`
 pub(super) async fn broadcast(
-    Authenticated(identity): Authenticated,
+    Publisher(identity): Publisher,
     key: IdempotencyKey,
     parameters: Query<Parameters>,
     body: Result<Bytes, actix_web::Error>,
@@ -190,7 +190,7 @@ pub(super) async fn broadcast(
 
 /// `POST /api/v1/messages/batch`
 pub(super) async fn batch(
-    Authenticated(identity): Authenticated,
+    Publisher(identity): Publisher,
     key: IdempotencyKey,
     body: Result<Bytes, actix_web::Error>,
     parts: Parts,

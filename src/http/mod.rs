@@ -30,6 +30,7 @@ use actix_web::web::{self, Data, ServiceConfig};
 
 pub use config::ServerConfig;
 pub use cors::cors;
+pub use credentials::ClientCertificates;
 pub use development::Development;
 pub use error::ApiError;
 pub use health::Health;
@@ -89,6 +90,8 @@ pub struct Parts {
     pub exporter: Exporter,
     /// Says how the server is doing.
     pub health: Health,
+    /// What takes a certificate of the client.
+    pub client_certificates: ClientCertificates,
     /// Tokens and users for development; `None` outside development mode.
     pub development: Option<Development>,
 }
@@ -112,6 +115,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.metrics))
         .app_data(Data::new(parts.exporter))
         .app_data(Data::new(parts.health))
+        .app_data(Data::new(parts.client_certificates))
         .app_data(Data::new(parts.development))
         .app_data(Data::new(local))
         .app_data(web::QueryConfig::default().error_handler(error::query))

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use actix_web::http::Version;
 use actix_web::http::header::USER_AGENT;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
@@ -145,6 +146,7 @@ async fn open_as(
             transport,
             remote: request.peer_addr().map(|peer| peer.to_string().into()),
             user_agent: agent(request).into(),
+            shared: request.version() == Version::HTTP_2,
             device: device.clone(),
         },
         expires_at: deadline(identity, verifier.leeway_secs()),

@@ -26,6 +26,9 @@ pub struct Client {
     pub remote: Option<Box<str>>,
     /// What it says that it is.
     pub user_agent: Box<str>,
+    /// Whether its connection goes on when its stream is given up, as those of HTTP/2 do: that is only
+    /// noticed when something is written.
+    pub shared: bool,
     /// Which of its user's devices it says that it is.
     pub device: Option<Box<str>>,
 }

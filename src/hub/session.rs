@@ -13,6 +13,9 @@ use super::outbox::Outbox;
 use super::scope::{NamedChannels, Scope};
 use crate::event::{ChatId, MembershipChange, UserId};
 
+/// How long it may take to notice that a stream of a shared connection was given up.
+const BEAT: Duration = Duration::from_secs(5);
+
 /// What a transport says about a client that it opens a session for.
 #[derive(Debug)]
 pub struct Opening {
@@ -85,6 +88,7 @@ pub(super) enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Ping,
+    Beat,
     WarnOfExpiry(Duration),
     End(End),
 }
@@ -170,13 +174,16 @@ impl Session {
             self.next_ping = now + timing.ping_interval;
             return Some(Action::Ping);
         }
-        None
+        (self.client.shared && self.outbox.is_empty()).then_some(Action::Beat)
     }
 
     /// The next moment at which [`Session::due`] has something to say.
     pub(super) fn next_due(&self, now: Instant, timing: &Timing) -> Instant {
         // Whether something waits is not known in advance, so it is looked at every so often.
-        let next = self.next_ping.min(now + timing.write_timeout / 4);
+        let mut next = self.next_ping.min(now + timing.write_timeout / 4);
+        if self.client.shared {
+            next = next.min(now + BEAT);
+        }
         let Some(expires_at) = self.expires_at else {
             return next;
         };

@@ -253,6 +253,7 @@ impl Shard {
                 let frame = ping.get_or_insert_with(|| notice::ping(Timestamp::now()));
                 self.say(due.key, frame.clone(), now);
             }
+            Some(Action::Beat) => self.say(due.key, Frame::beat(), now),
             Some(Action::WarnOfExpiry(left)) => {
                 let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
                 let frame = notice::token_expiring(Timestamp::now(), left);

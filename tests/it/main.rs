@@ -41,3 +41,4 @@ mod shutdown;
 mod slow;
 mod stream;
 mod support;
+mod tls;

@@ -10,7 +10,7 @@ mod event_stream;
 mod http;
 mod http_stub;
 mod jetstream;
-mod keys;
+pub(crate) mod keys;
 mod logs;
 mod nats;
 mod nats_credentials;
