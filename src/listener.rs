@@ -5,6 +5,7 @@
 //! its time. Those that wait do so in the kernel, where they cost nothing: when thousands of clients
 //! come at once, the streams that are open already go on receiving.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -76,6 +77,14 @@ pub struct Settings {
 /// The client has shown a certificate of the configured authorities.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientCertificate;
+
+/// A connection of HTTP/2, which can be ended as a whole: a stream whose client does not take what it is sent
+/// can't be ended alone.
+#[derive(Debug, Clone)]
+pub struct SharedConnection(pub CancellationToken);
+
+/// The connection that is about to be handed to the HTTP library.
+type Next = Rc<Cell<Option<CancellationToken>>>;
 
 /// Where a connection comes from, and what is spoken on it.
 type Arrived<T> = (T, HttpProtocol, Option<SocketAddr>);
@@ -165,7 +174,7 @@ where
             .spawn(move || {
                 // What `app` makes may begin tasks of this thread.
                 LocalSet::new().block_on(&runtime, async {
-                    let stop = thread.stop.clone();
+                    let (stop, next) = (thread.stop.clone(), Next::default());
                     let app = app()
                         .into_factory()
                         .map_err(|error| error.into().error_response());
@@ -173,17 +182,18 @@ where
                     match thread.settings.tls.clone() {
                         None => {
                             let h2c = thread.settings.h2c;
-                            let service = http_service(stop, app, |_: &TcpStream| false);
+                            let service =
+                                http_service(stop, Rc::clone(&next), app, |_: &TcpStream| false);
                             let enter = move |stream| enter_plain(stream, h2c);
-                            thread.run(load, service, enter).await;
+                            thread.run(load, service, next, enter).await;
                         }
                         Some(tls) => {
                             let shown = |stream: &TlsStream<TcpStream>| {
                                 stream.get_ref().1.peer_certificates().is_some()
                             };
-                            let service = http_service(stop, app, shown);
+                            let service = http_service(stop, Rc::clone(&next), app, shown);
                             let enter = move |stream| enter_tls(tls.clone(), stream);
-                            thread.run(load, service, enter).await;
+                            thread.run(load, service, next, enter).await;
                         }
                     }
                 });
@@ -196,6 +206,7 @@ where
 /// What serves the connections of one thread. `shown` says whether a client has shown a certificate.
 fn http_service<T, S, B>(
     stop: CancellationToken,
+    next: Next,
     app: S,
     shown: impl Fn(&T) -> bool + 'static,
 ) -> impl ServiceFactory<Arrived<T>, Config = (), Service: 'static>
@@ -218,6 +229,9 @@ where
         .on_connect_ext(move |stream: &T, extensions| {
             if shown(stream) {
                 extensions.insert(ClientCertificate);
+            }
+            if let Some(token) = next.take() {
+                extensions.insert(SharedConnection(token));
             }
         })
         .finish(app)
@@ -286,6 +300,7 @@ impl Thread {
         self,
         mut load: impl Load,
         service: impl ServiceFactory<Arrived<T>, Config = (), Service: 'static>,
+        next: Next,
         enter: impl Fn(TcpStream) -> E,
     ) {
         let (Ok(service), Ok(socket)) = (
@@ -314,7 +329,8 @@ impl Thread {
                 Ok((stream, _)) => {
                     find_dead_peers(&stream, self.settings.dead_after);
                     let (service, entering) = (Rc::clone(&service), enter(stream));
-                    let (stop, ends) = (self.stop.clone(), ends.clone());
+                    let (stop, end, next) =
+                        (self.stop.clone(), ends.child_token(), Rc::clone(&next));
                     connections.spawn_local(async move {
                         let entered = tokio::select! {
                             entered = entering => entered,
@@ -323,11 +339,12 @@ impl Thread {
                         let Some(entered) = entered else {
                             return;
                         };
-                        let many = entered.1 == HttpProtocol::Http2;
+                        let shared = entered.1 == HttpProtocol::Http2;
+                        next.set(shared.then(|| end.clone()));
                         tokio::select! {
                             // Whatever goes wrong on a connection has been answered, or can't be.
                             _ = service.call(entered) => {}
-                            () = ends.cancelled(), if many => {}
+                            () = end.cancelled(), if shared => {}
                         }
                         drop(place);
                     });
@@ -365,10 +382,11 @@ impl Thread {
     }
 }
 
-/// Waits until there are no streams, and what they were told last is written.
+/// Waits until there are no streams, and what they were told last is written, as are answers to other
+/// requests.
 async fn last_stream(load: &impl Load) {
     let mut quiet = 0;
-    while quiet < 3 {
+    while quiet < 10 {
         tokio::time::sleep(LOOK).await;
         quiet = if load.streaming() { 0 } else { quiet + 1 };
     }

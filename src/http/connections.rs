@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 
 use super::channels;
-use super::credentials::{Admin, Authenticated};
+use super::credentials::{Admin, Authenticated, certified};
 use super::error::ApiError;
 use crate::event::{Channel, UserId};
 use crate::hub::{Connection, Filter, Finding, Listeners, Question, Stats, Target};
@@ -244,6 +244,7 @@ struct SseStats {
 /// `GET /api/sse/stats`: connections in all, and listeners by resource; by channel for administrators.
 pub(super) async fn sse_stats(
     Authenticated(identity): Authenticated,
+    request: HttpRequest,
     peers: Data<Peers>,
 ) -> HttpResponse {
     let Stats {
@@ -254,7 +255,7 @@ pub(super) async fn sse_stats(
         .into_iter()
         .map(|(resource, listeners)| (resource, listeners.listeners))
         .collect();
-    if identity.grant.admin {
+    if identity.grant.admin && certified(&request).is_ok() {
         let question = Question::Channels {
             after: None,
             limit: LARGEST_PAGE,

@@ -108,7 +108,7 @@ impl FromRequest for Admin {
 }
 
 /// Whether the client has shown a certificate, if it has to.
-fn certified(request: &HttpRequest) -> Result<(), ApiError> {
+pub(super) fn certified(request: &HttpRequest) -> Result<(), ApiError> {
     let policy = request.app_data::<Data<ClientCertificates>>();
     let required = policy.is_none_or(|policy| policy.required);
     if required && request.conn_data::<ClientCertificate>().is_none() {

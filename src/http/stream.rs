@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use actix_web::http::Version;
 use actix_web::http::header::USER_AGENT;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
@@ -19,6 +18,7 @@ use crate::hub::{
     Client, Hub, LocalHub, Opening, Resume, Scope, SessionStream, Transport, connection_span,
 };
 use crate::inbox::{self, Inbox, MAX_DEVICE};
+use crate::listener::SharedConnection;
 use crate::membership::Membership;
 use crate::transport::sse;
 
@@ -146,7 +146,9 @@ async fn open_as(
             transport,
             remote: request.peer_addr().map(|peer| peer.to_string().into()),
             user_agent: agent(request).into(),
-            shared: request.version() == Version::HTTP_2,
+            shared: request
+                .conn_data::<SharedConnection>()
+                .map(|connection| connection.0.clone()),
             device: device.clone(),
         },
         expires_at: deadline(identity, verifier.leeway_secs()),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::event::{Channel, Timestamp, UserId};
 
@@ -26,9 +27,10 @@ pub struct Client {
     pub remote: Option<Box<str>>,
     /// What it says that it is.
     pub user_agent: Box<str>,
-    /// Whether its connection goes on when its stream is given up, as those of HTTP/2 do: that is only
-    /// noticed when something is written.
-    pub shared: bool,
+    /// Ends its connection, where that is shared with others, as those of HTTP/2 are. That its stream
+    /// was given up is then only noticed when something is written, and a stream that is not read can't
+    /// be ended by itself.
+    pub shared: Option<CancellationToken>,
     /// Which of its user's devices it says that it is.
     pub device: Option<Box<str>>,
 }

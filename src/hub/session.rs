@@ -152,12 +152,15 @@ impl Session {
         }
     }
 
+    /// Whether something has waited too long for the connection to take it.
+    pub(super) fn is_stalled(&self, now: Instant, timing: &Timing) -> bool {
+        self.waiting_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= timing.write_timeout)
+    }
+
     /// What is to be done at `now`; moves the deadlines on.
     pub(super) fn due(&mut self, now: Instant, timing: &Timing) -> Option<Action> {
-        let stalled = self
-            .waiting_since
-            .is_some_and(|since| now.saturating_duration_since(since) >= timing.write_timeout);
-        if stalled {
+        if self.is_stalled(now, timing) {
             return Some(Action::End(End::SlowConsumer));
         }
         if let Some(expires_at) = self.expires_at {
@@ -174,14 +177,15 @@ impl Session {
             self.next_ping = now + timing.ping_interval;
             return Some(Action::Ping);
         }
-        (self.client.shared && self.outbox.is_empty()).then_some(Action::Beat)
+        let beats = self.client.shared.is_some() && self.outbox.is_empty();
+        beats.then_some(Action::Beat)
     }
 
     /// The next moment at which [`Session::due`] has something to say.
     pub(super) fn next_due(&self, now: Instant, timing: &Timing) -> Instant {
         // Whether something waits is not known in advance, so it is looked at every so often.
         let mut next = self.next_ping.min(now + timing.write_timeout / 4);
-        if self.client.shared {
+        if self.client.shared.is_some() {
             next = next.min(now + BEAT);
         }
         let Some(expires_at) = self.expires_at else {

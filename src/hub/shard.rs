@@ -241,7 +241,16 @@ impl Shard {
         let Some(session) = self.registry.get_mut(due.key) else {
             return;
         };
-        if session.serial != due.serial || matches!(session.phase, Phase::Ending(_)) {
+        if session.serial != due.serial {
+            return;
+        }
+        if session.is_ending() {
+            // It was told so, and may not take it.
+            if let Some(connection) = &session.client.shared
+                && session.is_stalled(now, &timing)
+            {
+                connection.cancel();
+            }
             return;
         }
         let action = session.due(now, &timing);
@@ -300,6 +309,10 @@ impl Shard {
         }
         session.outbox.append(notice::closing(end, retry_ms));
         session.wake(now);
+        if session.client.shared.is_some() {
+            let (at, serial) = (now + self.timing.write_timeout, session.serial);
+            self.schedule.add(Due { at, key, serial });
+        }
     }
 
     /// The configured reconnection time, ±20 %.

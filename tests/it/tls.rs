@@ -148,6 +148,29 @@ async fn a_stream_that_is_given_up_is_noticed_although_its_connection_goes_on() 
 }
 
 #[tokio::test]
+async fn a_stream_that_is_not_read_ends_with_its_connection() {
+    let settings = Settings::new()
+        .set("stream.write_timeout", "1s")
+        .set("stream.outbox_bytes", "64 KiB");
+    let (server, folder) = secure(settings).await;
+    let stalling = client(&folder, |builder| {
+        builder.http2_initial_stream_window_size(16_384)
+    });
+    let client = client(&folder, |builder| builder);
+    let mut stalled = get(&stalling, &server, "/events").await;
+    until(&mut stalled, "connection_confirmed").await;
+    let text = "x".repeat(10_000);
+    let message = json!({"type": "t", "data": text, "target": {"user_id": 1}});
+    for _ in 0..20 {
+        assert_eq!(send(&client, &server, &message).await, 202);
+    }
+    eventually("the stream to be gone", || async {
+        (metric(&client, &server, "notify_connections").await == 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_is_used_without_a_restart_and_a_broken_one_is_not() {
     let (server, folder) = secure(Settings::new()).await;
     let before = client(&folder, |builder| builder);
