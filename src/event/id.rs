@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize, Serializer};
 /// The longest text id that is accepted, in bytes.
 pub(super) const MAX_ID_BYTES: usize = 200;
 
+/// Up to here every whole number has a floating-point number of its own: 2^53 - 1.
+const EXACT: f64 = 9_007_199_254_740_991.0;
+
 /// An identifier that backends write as a JSON number or as a string.
 ///
 /// `2` and `"2"` are equal; text that is not a canonical decimal integer (`"02"`, `"a1"`) stays
@@ -131,6 +134,15 @@ impl Visitor<'_> for IdVisitor {
             .map_or_else(|_| Id::Text(Arc::from(number.to_string())), Id::Number))
     }
 
+    /// `2.0` is the number 2, as some encoders write it.
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Id, E> {
+        if number.fract() == 0.0 && number.abs() <= EXACT {
+            // It is whole, and small enough to be represented exactly.
+            return Ok(Id::Number(number as i64));
+        }
+        Err(E::invalid_type(de::Unexpected::Float(number), &self))
+    }
+
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Id, E> {
         Id::parse(text).map_err(E::custom)
     }
@@ -205,6 +217,24 @@ mod tests {
         let from_text: Id = serde_json::from_str("\"2\"").unwrap();
         assert_eq!(from_number, from_text);
         assert_eq!(serde_json::to_string(&from_text).unwrap(), "2");
+    }
+
+    #[test]
+    fn a_whole_number_is_one_however_it_is_written() {
+        for (json, number) in [
+            ("2.0", 2),
+            ("-3e2", -300),
+            ("9007199254740991.0", 9_007_199_254_740_991),
+        ] {
+            assert_eq!(
+                serde_json::from_str::<Id>(json).unwrap(),
+                Id::Number(number),
+                "{json}"
+            );
+        }
+        for json in ["2.5", "1e300", "9007199254740994.0"] {
+            assert!(serde_json::from_str::<Id>(json).is_err(), "{json}");
+        }
     }
 
     #[test]
