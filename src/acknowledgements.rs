@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::bus::{Bucket, BucketError};
@@ -31,12 +32,13 @@ pub struct Asked {
 }
 
 /// One acknowledgement.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Receipt {
     /// By whom.
     pub user_id: UserId,
     /// On which device, if the client has said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     pub device: Option<String>,
     /// When.
     pub at: Timestamp,

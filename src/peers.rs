@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::auth::{Identity, Tickets};
@@ -96,7 +97,7 @@ enum Reply {
 }
 
 /// One instance in numbers.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Summary {
     /// Its version.
     pub version: String,

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use sqlx::{Row as _, SqlitePool};
+use utoipa::ToSchema;
 
 use super::{Database, DatabaseError, Pool};
 use crate::event::{ChatId, UserId};
@@ -21,7 +22,7 @@ const CHATS: [(i64, &str, &[i64]); 3] = [
 ];
 
 /// A demo user with its chats.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DemoUser {
     /// The user.
     pub id: UserId,
@@ -32,7 +33,7 @@ pub struct DemoUser {
 }
 
 /// A demo chat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DemoChat {
     /// The chat.
     pub id: ChatId,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::id::{ChatId, Id, IdError, UserId};
 
 /// The longest resource name, in bytes.
-const MAX_RESOURCE_BYTES: usize = 64;
+pub(super) const MAX_RESOURCE_BYTES: usize = 64;
 
 /// An address of the form `{resource}:{id}[:{id}…]`, e.g. `chat:42` or `user:456:notifications`.
 #[derive(Clone, PartialEq, Eq, Hash)]

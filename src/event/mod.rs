@@ -8,6 +8,7 @@ pub mod decode;
 mod frame;
 mod id;
 mod position;
+mod schema;
 pub mod subject;
 mod timestamp;
 mod tracked;

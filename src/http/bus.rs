@@ -4,24 +4,44 @@
 use actix_web::HttpResponse;
 use actix_web::web::{Bytes, Data, Path};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::credentials::Publisher;
 use super::error::{self, ApiError};
 use super::max_body;
+use super::openapi::{ForBody, ForRate, ForToken, Payload};
 use super::rate::PublishRate;
 use crate::bus::subject::{Pattern, check_publish};
 use crate::bus::{Bus, PublishError};
 use crate::event::Timestamp;
 use crate::event::decode::{Rules, decode};
 
-#[derive(Serialize)]
+/// A payload that the log has.
+#[derive(Serialize, ToSchema)]
 struct Published {
     /// The event's id on streams.
     id: String,
+    /// Its place in the log.
     position: u64,
 }
 
-/// `POST /api/v1/bus/{subject}`
+/// Publish as a backend would
+///
+/// On one of the subjects that the server listens on, any payload that it would accept on NATS. Takes the claim
+/// `notify.publish` with `*`, or `notify.admin`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/bus/{subject}",
+    operation_id = "publish",
+    tag = "Publishing",
+    params(("subject" = String, Path, description = "A NATS subject without wildcards", example = "fechatter.realtime.chat.1")),
+    request_body(content = Payload, content_type = "application/json", description = "The media type does not matter."),
+    responses(
+        (status = 202, description = "The log has it.", body = Published,
+            example = json!({"id": "1753859400123-4182-9f3a", "position": 4182})),
+        ForToken, ForBody, ForRate,
+    ),
+)]
 pub(super) async fn publish(
     Publisher(identity): Publisher,
     subject: Path<String>,

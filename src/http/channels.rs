@@ -7,10 +7,11 @@ use percent_encoding::percent_decode_str;
 
 use super::credentials::ForStream;
 use super::error::ApiError;
-use super::stream::{self, Parameters, Parts, Wanted};
+use super::openapi::{ForRate, ForToken, Streaming};
+use super::stream::{self, Device, LastEventId, Parameters, Parts, Wanted};
 use crate::auth::Identity;
 use crate::authorize::Authorizer;
-use crate::event::{Channel, ChatId, Resource};
+use crate::event::{Channel, ChatId, Resource, UserId};
 use crate::hub::{NamedChannels, Scope};
 
 /// The most channels of one stream.
@@ -19,7 +20,25 @@ const MAX_CHANNELS: usize = 100;
 /// What the addresses of streams begin with.
 pub(super) const STREAM: &str = "/sse/stream/";
 
-/// `GET /sse/stream/{channel}[,{channel}…]`
+/// A stream of channels
+///
+/// Of up to 100 channels, each percent-encoded, with commas in between. A token may listen on its user's own
+/// `user:{id}…`, on the chats that its user is in, and on what the claim `notify.subscribe` covers. Events are
+/// named by their type unless `?named=false`.
+#[utoipa::path(
+    get,
+    path = "/sse/stream/{channels}",
+    operation_id = "stream_channels",
+    tag = "Streams",
+    params(
+        ("channels" = Vec<Channel>, Path, description = "Channels", style = Simple, min_items = 1, max_items = 100, example = json!(["job:123", "chat:42"])),
+        Parameters,
+        Device,
+        LastEventId,
+    ),
+    responses(Streaming, ForToken, ForRate),
+    security(("ticket" = [])),
+)]
 pub(super) async fn stream(
     request: HttpRequest,
     ForStream(identity): ForStream,
@@ -34,7 +53,18 @@ pub(super) async fn stream(
     open(&request, &identity, channels, parameters, parts).await
 }
 
-/// `GET /sse/user/{user_id}`: the channel `user:{user_id}`
+/// A stream of a user's own channel
+///
+/// Short for `/sse/stream/user:{id}`.
+#[utoipa::path(
+    get,
+    path = "/sse/user/{id}",
+    operation_id = "stream_user",
+    tag = "Streams",
+    params(("id" = UserId, Path, description = "The user, or what follows `user:`"), Parameters, Device, LastEventId),
+    responses(Streaming, ForToken, ForRate),
+    security(("ticket" = [])),
+)]
 pub(super) async fn user(
     request: HttpRequest,
     ForStream(identity): ForStream,
@@ -47,7 +77,18 @@ pub(super) async fn user(
     open(&request, &identity, channels, parameters, parts).await
 }
 
-/// `GET /sse/service/{name}`: the channel `service:{name}`
+/// A stream of a service's channel
+///
+/// Short for `/sse/stream/service:{name}`.
+#[utoipa::path(
+    get,
+    path = "/sse/service/{name}",
+    operation_id = "stream_service",
+    tag = "Streams",
+    params(("name" = String, Path, description = "The service", example = "billing"), Parameters, Device, LastEventId),
+    responses(Streaming, ForToken, ForRate),
+    security(("ticket" = [])),
+)]
 pub(super) async fn service(
     request: HttpRequest,
     ForStream(identity): ForStream,

@@ -1,86 +1,116 @@
 //! `/api/v1/connections` and `/api/v1/channels`: who is connected to what, on all instances, and ending
 //! it. For tokens with the claim `notify.admin`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::channels;
-use super::credentials::{Admin, Authenticated, certified};
+use super::credentials::Admin;
 use super::error::ApiError;
+use super::openapi::{ForToken, ForUnknown};
 use crate::event::{Channel, UserId};
-use crate::hub::{Connection, Filter, Finding, Listeners, Question, Stats, Target};
-use crate::peers::{Gathered, Peers, Summary};
+use crate::hub::{Connection, Filter, Finding, Question, Target};
+use crate::peers::{Gathered, Peers};
 
 /// How many entries a page has, where the client does not say, and at most.
 const PAGE: usize = 50;
-const LARGEST_PAGE: usize = 500;
+pub(super) const LARGEST_PAGE: usize = 500;
 
 /// Where a page begins and what it is about.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Page {
+    /// Of this user only.
+    #[param(value_type = UserId, required = false)]
     user_id: Option<String>,
+    /// Listening on this channel only.
+    #[param(value_type = Channel, required = false)]
     channel: Option<String>,
+    /// The `next` of the page before.
+    #[param(value_type = String, required = false)]
     after: Option<String>,
+    /// The most entries of a page.
+    #[param(value_type = usize, required = false, minimum = 1, maximum = 500, default = 50)]
     limit: Option<usize>,
 }
 
+/// Whose connections to end.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "only its description is used")]
+struct OfUser {
+    /// The user.
+    user_id: UserId,
+}
+
 /// Which instances an answer is from.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Instances {
     replied: Vec<String>,
+    /// Those that are known and have not replied in time.
     missing: BTreeSet<String>,
 }
 
 /// A connection, and where it is.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Located {
     #[serde(flatten)]
     connection: Connection,
     instance: String,
 }
 
-#[derive(Serialize)]
+/// A page of connections.
+#[derive(Serialize, ToSchema)]
 struct Connections {
     connections: Vec<Located>,
+    /// `after` of the next page, if there is one.
     next: Option<String>,
     instances: Instances,
 }
 
-#[derive(Serialize)]
-struct Totals {
-    total: usize,
-    /// By resource of a channel.
-    channels: BTreeMap<String, Listeners>,
-    events: u64,
-    bytes: u64,
-    slow_consumers: u64,
-    by_instance: BTreeMap<String, Summary>,
-    instances: Instances,
-}
-
-#[derive(Serialize)]
+/// A page of channels.
+#[derive(Serialize, ToSchema)]
 struct Channels {
     channels: Vec<Listened>,
+    /// `after` of the next page, if there is one.
     next: Option<String>,
     instances: Instances,
 }
 
-#[derive(Serialize)]
+/// A channel that has listeners.
+#[derive(Serialize, ToSchema)]
 struct Listened {
+    #[schema(value_type = Channel)]
     channel: String,
     listeners: usize,
 }
 
-#[derive(Serialize)]
+/// How many streams were ended.
+#[derive(Serialize, ToSchema)]
 struct Ended {
     ended: usize,
     instances: Instances,
 }
 
-/// `GET /api/v1/connections`
+/// Who is connected
+///
+/// In the order of the connections' ids.
+#[utoipa::path(
+    get,
+    path = "/api/v1/connections",
+    operation_id = "list_connections",
+    tag = "Connections",
+    params(Page),
+    responses(
+        (status = 200, description = "A page of connections.", body = Connections,
+            example = json!({"connections": [{"connection_id": "0e324104f9c8496798caa89d31a62318", "user_id": 2, "channels": ["user:2", "chat:42"], "channel_count": 2, "transport": "sse", "remote": "203.0.113.7:51034", "user_agent": "Mozilla/5.0", "connected_at": "2026-11-20T15:10:00.123Z", "sent": 17, "instance": "notify-0"}], "next": null, "instances": {"replied": ["notify-0"], "missing": []}})),
+        ForToken,
+    ),
+)]
 pub(super) async fn list(
     _: Admin,
     page: Query<Page>,
@@ -90,7 +120,19 @@ pub(super) async fn list(
     connections(&peers, filter).await
 }
 
-/// `GET /api/v1/channels/{channel}`: who listens on one
+/// Who listens on a channel
+#[utoipa::path(
+    get,
+    path = "/api/v1/channels/{channel}",
+    operation_id = "list_listeners",
+    tag = "Connections",
+    params(("channel" = Channel, Path, description = "The channel, percent-encoded"), Page),
+    responses(
+        (status = 200, description = "A page of connections.", body = Connections,
+            example = json!({"connections": [{"connection_id": "0e324104f9c8496798caa89d31a62318", "user_id": 2, "channels": ["user:2", "chat:42"], "channel_count": 2, "transport": "sse", "remote": "203.0.113.7:51034", "user_agent": "Mozilla/5.0", "connected_at": "2026-11-20T15:10:00.123Z", "sent": 17, "instance": "notify-0"}], "next": null, "instances": {"replied": ["notify-0"], "missing": []}})),
+        ForToken,
+    ),
+)]
 pub(super) async fn listeners(
     _: Admin,
     request: HttpRequest,
@@ -136,27 +178,21 @@ async fn connections(peers: &Peers, filter: Filter) -> Result<HttpResponse, ApiE
     }))
 }
 
-/// `GET /api/v1/connections/stats`
-pub(super) async fn stats(_: Admin, peers: Data<Peers>) -> HttpResponse {
-    let (stats, summaries) = tokio::join!(peers.find(Question::Stats), peers.summaries());
-    let instances = Instances::new(stats.replies.keys(), stats.missing.clone());
-    let Stats {
-        connections,
-        resources,
-    } = merged(stats);
-    let sum = |of: fn(&Summary) -> u64| summaries.replies.values().map(of).sum();
-    HttpResponse::Ok().json(Totals {
-        total: connections,
-        channels: resources,
-        events: sum(|summary| summary.totals.events),
-        bytes: sum(|summary| summary.totals.bytes),
-        slow_consumers: sum(|summary| summary.totals.slow_consumers),
-        by_instance: summaries.replies,
-        instances,
-    })
-}
-
-/// `DELETE /api/v1/connections/{id}`
+/// End a stream
+///
+/// Its client is told not to come back.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/connections/{id}",
+    operation_id = "end_connection",
+    tag = "Connections",
+    params(("id" = String, Path, description = "The `connection_id`")),
+    responses(
+        (status = 200, description = "How many were ended: one, or none where an instance has not replied.", body = Ended,
+            example = json!({"ended": 1, "instances": {"replied": ["notify-0", "notify-1"], "missing": []}})),
+        ForToken, ForUnknown,
+    ),
+)]
 pub(super) async fn end(
     _: Admin,
     id: Path<String>,
@@ -165,7 +201,21 @@ pub(super) async fn end(
     end_target(&peers, Target::Connection(id.into_inner())).await
 }
 
-/// `DELETE /api/v1/connections?user_id=…`
+/// End all streams of a user
+///
+/// Their clients are told not to come back.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/connections",
+    operation_id = "end_connections",
+    tag = "Connections",
+    params(OfUser),
+    responses(
+        (status = 200, description = "How many were ended.", body = Ended,
+            example = json!({"ended": 3, "instances": {"replied": ["notify-0", "notify-1"], "missing": []}})),
+        ForToken, ForUnknown,
+    ),
+)]
 pub(super) async fn end_user(
     _: Admin,
     page: Query<Page>,
@@ -193,7 +243,21 @@ async fn end_target(peers: &Peers, target: Target) -> Result<HttpResponse, ApiEr
     Ok(HttpResponse::Ok().json(Ended { ended, instances }))
 }
 
-/// `GET /api/v1/channels`
+/// Channels that have listeners
+///
+/// In the order of their names.
+#[utoipa::path(
+    get,
+    path = "/api/v1/channels",
+    operation_id = "list_channels",
+    tag = "Connections",
+    params(Page),
+    responses(
+        (status = 200, description = "A page of channels.", body = Channels,
+            example = json!({"channels": [{"channel": "chat:42", "listeners": 3}], "next": null, "instances": {"replied": ["notify-0", "notify-1"], "missing": []}})),
+        ForToken,
+    ),
+)]
 pub(super) async fn active(
     _: Admin,
     page: Query<Page>,
@@ -226,62 +290,6 @@ pub(super) async fn active(
             .collect(),
         instances,
     }))
-}
-
-#[derive(Serialize)]
-struct Success<T> {
-    success: bool,
-    data: T,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct SseStats {
-    total_connections: usize,
-    channels: BTreeMap<String, usize>,
-}
-
-/// `GET /api/sse/stats`: connections in all, and listeners by resource; by channel for administrators.
-pub(super) async fn sse_stats(
-    Authenticated(identity): Authenticated,
-    request: HttpRequest,
-    peers: Data<Peers>,
-) -> HttpResponse {
-    let Stats {
-        connections,
-        resources,
-    } = merged(peers.find(Question::Stats).await);
-    let mut channels: BTreeMap<String, usize> = resources
-        .into_iter()
-        .map(|(resource, listeners)| (resource, listeners.listeners))
-        .collect();
-    if identity.grant.admin && certified(&request).is_ok() {
-        let question = Question::Channels {
-            after: None,
-            limit: LARGEST_PAGE,
-        };
-        let replies = peers.find(question).await.replies.into_values();
-        let found = replies.reduce(|all, more| all.merge(more, LARGEST_PAGE));
-        if let Some(Finding::Channels(found)) = found {
-            channels = found;
-        }
-    }
-    HttpResponse::Ok().json(Success {
-        success: true,
-        data: SseStats {
-            total_connections: connections,
-            channels,
-        },
-    })
-}
-
-/// All instances' numbers as one.
-fn merged(gathered: Gathered<Finding>) -> Stats {
-    let replies = gathered.replies.into_values();
-    match replies.reduce(|all, more| all.merge(more, usize::MAX)) {
-        Some(Finding::Stats(stats)) => stats,
-        _ => Stats::default(),
-    }
 }
 
 impl Page {

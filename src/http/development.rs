@@ -12,8 +12,10 @@ use actix_web::web::{Data, Json};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
+use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::openapi::{ForBody, ForDevelopment};
 use crate::auth::development::Signer;
 use crate::database::{self, Database, DemoChat, DemoUser};
 use crate::event::UserId;
@@ -38,20 +40,24 @@ pub struct Development {
     database: Option<Database>,
 }
 
-#[derive(Serialize)]
+/// Who there is to try things with.
+#[derive(Serialize, ToSchema)]
 struct Users {
     users: Vec<DemoUser>,
     chats: Vec<DemoChat>,
 }
 
-#[derive(Deserialize)]
+/// Whom a token is for.
+#[derive(Deserialize, ToSchema)]
 pub(super) struct TokenRequest {
     user_id: UserId,
 }
 
-#[derive(Serialize)]
+/// A token.
+#[derive(Serialize, ToSchema)]
 struct TokenAnswer {
     access_token: String,
+    /// In seconds.
     expires_in: u64,
 }
 
@@ -66,7 +72,18 @@ impl Development {
     }
 }
 
-/// `GET /api/dev/users`
+/// Demo users and chats
+#[utoipa::path(
+    get,
+    path = "/api/dev/users",
+    operation_id = "demo_users",
+    tag = "Development",
+    responses(
+        (status = 200, description = "Empty where somebody's own database is used.", body = Users,
+            example = json!({"users": [{"id": 2, "name": "Bashir", "chats": [1, 2, 3]}], "chats": [{"id": 1, "name": "general"}]})),
+        ForDevelopment,
+    ),
+)]
 pub(super) async fn users(
     request: HttpRequest,
     development: Data<Option<Development>>,
@@ -82,7 +99,20 @@ pub(super) async fn users(
     Ok(HttpResponse::Ok().json(Users { users, chats }))
 }
 
-/// `POST /api/dev/token`
+/// A token for the asking
+#[utoipa::path(
+    post,
+    path = "/api/dev/token",
+    operation_id = "demo_token",
+    tag = "Development",
+    request_body(content = TokenRequest, example = json!({"user_id": 2})),
+    responses(
+        (status = 200, description = "A token for that user, which may also publish.", body = TokenAnswer,
+            example = json!({"access_token": "eyJ…", "expires_in": 86400})),
+        ForBody,
+        ForDevelopment,
+    ),
+)]
 pub(super) async fn token(
     request: HttpRequest,
     development: Data<Option<Development>>,

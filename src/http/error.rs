@@ -10,6 +10,7 @@ use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use serde::Serialize;
 use tracing::{debug, warn};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::rate::seconds;
@@ -79,14 +80,28 @@ pub enum ApiError {
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-#[derive(Serialize)]
-struct ProblemJson<'a> {
+/// What is wrong with a request, or with the server (RFC 9457).
+#[derive(Serialize, ToSchema)]
+pub(super) struct Problem<'a> {
+    /// The kind is told by the status.
+    #[schema(example = "about:blank")]
     r#type: &'static str,
+    /// The status in words.
+    #[schema(example = "Unprocessable Entity")]
     title: &'static str,
+    #[schema(minimum = 400, maximum = 599, example = 422)]
     status: u16,
+    /// What is wrong, and what would be right.
+    #[schema(
+        example = "channel: a channel is {resource}:{id}, e.g. job:123; \"job\" has no colon"
+    )]
     detail: &'a str,
+    /// The parameter, or the path in the body, e.g. `messages[3].target.user_id`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, example = "channel")]
     field: Option<Cow<'static, str>>,
+    /// What the server's log has it under.
+    #[schema(format = "uuid", example = "6b6c2a4e-2a3b-4ef1-9a0f-3a1d6f0f6a55")]
     request_id: &'a str,
 }
 
@@ -187,7 +202,7 @@ impl ResponseError for ApiError {
             }
             _ => {}
         }
-        response.json(ProblemJson {
+        response.json(Problem {
             r#type: "about:blank",
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),

@@ -5,11 +5,24 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::credentials::{Authenticated, ForStream};
 use super::error::ApiError;
-use super::stream::{self, Parameters, Parts, Wanted};
+use super::openapi::{ForRate, ForToken, Streaming};
+use super::stream::{self, Device, LastEventId, Parameters, Parts, Wanted};
 use crate::hub::Scope;
 use crate::transport::sse;
 
-/// `GET /events`
+/// The user's stream
+///
+/// Of the user's own channel and all of the user's chats, as joins and leaves change them. Events have no names
+/// unless `?named=true`, so that `EventSource.onmessage` gets them all.
+#[utoipa::path(
+    get,
+    path = "/events",
+    operation_id = "stream_own",
+    tag = "Streams",
+    params(Parameters, Device, LastEventId),
+    responses(Streaming, ForToken, ForRate),
+    security(("ticket" = [])),
+)]
 pub(super) async fn stream(
     request: HttpRequest,
     ForStream(identity): ForStream,

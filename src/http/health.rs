@@ -9,6 +9,7 @@ use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::Data;
 use serde::Serialize;
 use tokio::sync::Mutex;
+use utoipa::ToSchema;
 
 use crate::auth::Verifier;
 use crate::bus::{Bus, Status};
@@ -37,13 +38,14 @@ struct Inner {
 }
 
 /// One part of the server.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 struct Component {
     up: bool,
     detail: String,
 }
 
-#[derive(Debug, Serialize)]
+/// The parts of the server.
+#[derive(Debug, Serialize, ToSchema)]
 struct Components {
     bus: Component,
     database: Component,
@@ -51,8 +53,10 @@ struct Components {
     auth: Component,
 }
 
-#[derive(Serialize)]
+/// How the server is doing.
+#[derive(Serialize, ToSchema)]
 struct Report<'a> {
+    /// `ready` or `not_ready`; `ok` or `unhealthy`.
     status: &'static str,
     #[serde(flatten)]
     about: Option<About>,
@@ -61,11 +65,22 @@ struct Report<'a> {
     components: &'a Components,
 }
 
-#[derive(Serialize)]
+/// What `/health` says besides.
+#[derive(Serialize, ToSchema)]
 struct About {
+    #[schema(required = false)]
     version: &'static str,
+    #[schema(required = false)]
     uptime_secs: u64,
+    /// Streams on this instance.
+    #[schema(required = false)]
     connections: usize,
+}
+
+/// That the process answers.
+#[derive(Serialize, ToSchema)]
+struct Live {
+    status: &'static str,
 }
 
 impl Health {
@@ -180,17 +195,50 @@ impl Components {
     }
 }
 
-/// `GET /live`: whether the process answers at all.
+/// Whether the process answers
+#[utoipa::path(
+    get,
+    path = "/live",
+    operation_id = "live",
+    tag = "Operations",
+    responses((status = 200, description = "It does.", body = Live, example = json!({"status": "live"}))),
+)]
 pub(super) async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(serde_json::json!({ "status": "live" }))
+    HttpResponse::Ok().json(Live { status: "live" })
 }
 
-/// `GET /ready`: whether new clients should be sent here.
+/// Whether new clients should be sent here
+#[utoipa::path(
+    get,
+    path = "/ready",
+    operation_id = "ready",
+    tag = "Operations",
+    responses(
+        (status = 200, description = "Bus, database, hub and keys are up.", body = Report<'_>,
+            example = json!({"status": "ready", "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
+        (status = 503, description = "Something is not; `problems` says what, in words.", body = Report<'_>,
+            headers(("Retry-After" = u64, description = "After how many seconds to ask again")),
+            example = json!({"status": "not_ready", "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
+    ),
+)]
 pub(super) async fn ready(health: Data<Health>) -> HttpResponse {
     health.answer(["ready", "not_ready"], false).await
 }
 
-/// `GET /health`: the same, with what else an operator asks first.
+/// How the server is doing
+#[utoipa::path(
+    get,
+    path = "/health",
+    operation_id = "health",
+    tag = "Operations",
+    responses(
+        (status = 200, description = "Bus, database, hub and keys are up.", body = Report<'_>,
+            example = json!({"status": "ok", "version": "0.1.0", "uptime_secs": 3600, "connections": 2, "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
+        (status = 503, description = "Something is not; `problems` says what, in words.", body = Report<'_>,
+            headers(("Retry-After" = u64, description = "After how many seconds to ask again")),
+            example = json!({"status": "unhealthy", "version": "0.1.0", "uptime_secs": 3600, "connections": 2, "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
+    ),
+)]
 pub(super) async fn health(health: Data<Health>) -> HttpResponse {
     health.answer(["ok", "unhealthy"], true).await
 }

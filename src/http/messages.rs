@@ -12,11 +12,13 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
+use utoipa::{IntoParams, ToSchema};
 
 use super::connections::Instances;
 use super::credentials::Publisher;
 use super::error::{self, ApiError};
-use super::outgoing::{IdempotencyKey, Outgoing};
+use super::openapi::{Batch, Broadcast, ForBody, ForConflict, ForRate, ForToken, Message};
+use super::outgoing::{IdempotencyKey, IdempotencyKeyHeader, Outgoing};
 use super::rate::PublishRate;
 use crate::acknowledgements::{AckError, Acknowledgements};
 use crate::auth::Identity;
@@ -42,7 +44,7 @@ static WAITS: Semaphore = Semaphore::const_new(64);
 const IN_FLIGHT: usize = 100;
 
 /// A message that the log has.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Accepted {
     /// The message's own id, given or made.
     id: String,
@@ -52,14 +54,16 @@ struct Accepted {
     event_id: String,
     /// Whom it has reached, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Delivered, required = false)]
     delivered: Option<Delivered>,
     /// The users that it waits for, where it is to wait for those who are away.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<UserId>, required = false)]
     waiting: Option<Vec<UserId>>,
 }
 
 /// Whom a message has reached within a time.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Delivered {
     /// Sessions that it was written to.
     sessions: u64,
@@ -69,31 +73,43 @@ struct Delivered {
 }
 
 /// What `send` and `broadcast` can be asked for besides.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Parameters {
     /// How long to wait to hear whom the message has reached, in milliseconds.
+    #[param(value_type = u64, required = false, maximum = 10000)]
     wait: Option<u64>,
 }
 
-#[derive(Serialize)]
+/// What has become of the messages of a batch.
+#[derive(Serialize, ToSchema)]
 struct BatchAnswer {
     accepted: usize,
     rejected: usize,
+    /// In the order of the messages.
     results: Vec<Item>,
 }
 
-#[derive(Serialize)]
+/// What has become of one message of a batch.
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = BatchItem)]
 enum Item {
+    /// The log has it.
     Accepted {
+        /// 202
         status: u16,
         #[serde(flatten)]
         accepted: Accepted,
     },
+    /// It was not published.
     Rejected {
+        /// What the answer would have been to this message alone.
         status: u16,
         detail: String,
+        /// The path in the body.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = String, required = false)]
         field: Option<String>,
     },
 }
@@ -156,7 +172,25 @@ struct Waits {
     per_device: bool,
 }
 
-/// `POST /api/v1/messages/send`
+/// Send a message
+///
+/// A push message or a channel event. The token has to cover each channel that it is for by a pattern of `notify.publish`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/messages/send",
+    operation_id = "send",
+    tag = "Publishing",
+    params(Parameters, IdempotencyKeyHeader),
+    request_body(content = Message, content_type = "application/json", description = "The media type does not matter."),
+    responses(
+        (status = 202, description = "The log has it.", body = Accepted,
+            examples(
+                ("Accepted" = (value = json!({"id": "invoice-17-paid", "position": 4182, "event_id": "1753859400123-4182-9f3a"}))),
+                ("Waited for" = (value = json!({"id": "m-1", "position": 4183, "event_id": "1753859400123-4183-01bc", "delivered": {"sessions": 2, "absent": [7], "instances": {"replied": ["notify-0"], "missing": []}}}))),
+            )),
+        ForToken, ForBody, ForRate, ForConflict,
+    ),
+)]
 pub(super) async fn send(
     Publisher(identity): Publisher,
     key: IdempotencyKey,
@@ -172,7 +206,22 @@ pub(super) async fn send(
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
-/// `POST /api/v1/messages/broadcast`
+/// Send a message to everybody
+///
+/// Takes `notify.publish` with `*`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/messages/broadcast",
+    operation_id = "broadcast",
+    tag = "Publishing",
+    params(Parameters, IdempotencyKeyHeader),
+    request_body(content = Broadcast, content_type = "application/json", description = "The media type does not matter."),
+    responses(
+        (status = 202, description = "The log has it.", body = Accepted,
+            example = json!({"id": "invoice-17-paid", "position": 4182, "event_id": "1753859400123-4182-9f3a"})),
+        ForToken, ForBody, ForRate, ForConflict,
+    ),
+)]
 pub(super) async fn broadcast(
     Publisher(identity): Publisher,
     key: IdempotencyKey,
@@ -188,7 +237,25 @@ pub(super) async fn broadcast(
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
-/// `POST /api/v1/messages/batch`
+/// Send up to 1,000 messages
+///
+/// Published in their order; what is wrong with one keeps none of the others back.
+#[utoipa::path(
+    post,
+    path = "/api/v1/messages/batch",
+    operation_id = "batch",
+    tag = "Publishing",
+    params(IdempotencyKeyHeader),
+    request_body(content = Batch, content_type = "application/json", description = "The media type does not matter."),
+    responses(
+        (status = 202, description = "What has become of each.", body = BatchAnswer,
+            example = json!({"accepted": 1, "rejected": 1, "results": [
+                {"status": 202, "id": "m-1", "position": 4182, "event_id": "1753859400123-4182-9f3a"},
+                {"status": 422, "detail": "messages[1].type: it is missing, or no text", "field": "messages[1].type"}
+            ]})),
+        ForToken, ForBody, ForRate,
+    ),
+)]
 pub(super) async fn batch(
     Publisher(identity): Publisher,
     key: IdempotencyKey,

@@ -55,7 +55,15 @@ impl Exporter {
     }
 }
 
-/// `GET /metrics`
+/// Metrics for Prometheus
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    tag = "Operations",
+    responses((status = 200, description = "OpenMetrics text", body = String, content_type = OPEN_METRICS,
+        example = json!("# TYPE notify_connections gauge\nnotify_connections 2\n# EOF\n"))),
+)]
 pub(super) async fn metrics(exporter: Data<Exporter>) -> Result<HttpResponse, ApiError> {
     let mut text = String::new();
     encode(&mut text, &exporter.0).map_err(|error| ApiError::Internal(error.into()))?;

@@ -1,4 +1,4 @@
-//! The HTTP interface: the route table, and what handlers are given.
+//! The HTTP interface, and what handlers are given.
 //!
 //! A handler asks for the parts that it needs and gets nothing else. Status codes are made in
 //! `error.rs` only.
@@ -15,17 +15,17 @@ mod events;
 mod health;
 mod messages;
 mod metrics;
+mod openapi;
 mod outgoing;
 mod pages;
 mod poll;
 mod probe;
 mod rate;
 mod receipts;
+mod routes;
+mod stats;
 mod stream;
 
-use actix_web::HttpResponse;
-use actix_web::http::Method;
-use actix_web::http::header::ALLOW;
 use actix_web::web::{self, Data, ServiceConfig};
 
 pub use config::ServerConfig;
@@ -124,111 +124,8 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
                 .limit(MAX_BODY)
                 .error_handler(error::json),
         )
-        .service(readable_stream("/events", || web::get().to(events::stream)))
-        .service(readable("/events/poll", || web::get().to(poll::poll)))
-        .service(resource("/events/ticket", "POST, OPTIONS", |r| {
-            r.route(web::post().to(poll::ticket))
-        }))
-        .service(readable_stream("/sse/stream/{channels:.*}", || {
-            web::get().to(channels::stream)
-        }))
-        .service(readable_stream("/sse/user/{id}", || {
-            web::get().to(channels::user)
-        }))
-        .service(readable_stream("/sse/service/{name}", || {
-            web::get().to(channels::service)
-        }))
-        .service(resource("/api/v1/bus/{subject}", "POST, OPTIONS", |r| {
-            r.route(web::post().to(bus::publish))
-        }))
-        .service(resource("/api/v1/messages/send", "POST, OPTIONS", |r| {
-            r.route(web::post().to(messages::send))
-        }))
-        .service(resource(
-            "/api/v1/messages/broadcast",
-            "POST, OPTIONS",
-            |r| r.route(web::post().to(messages::broadcast)),
-        ))
-        .service(resource("/api/v1/messages/batch", "POST, OPTIONS", |r| {
-            r.app_data(web::PayloadConfig::new(messages::MAX_BATCH_BODY))
-                .route(web::post().to(messages::batch))
-        }))
-        .service(resource(
-            "/api/v1/messages/{id}/ack",
-            "POST, OPTIONS",
-            |r| r.route(web::post().to(receipts::acknowledge)),
-        ))
-        .service(readable("/api/v1/messages/{id}/receipts", || {
-            web::get().to(receipts::list)
-        }))
-        .service(resource(
-            "/api/v1/connections",
-            "GET, DELETE, OPTIONS",
-            |r| {
-                r.route(web::get().to(connections::list))
-                    .route(web::delete().to(connections::end_user))
-            },
-        ))
-        .service(readable("/api/v1/connections/stats", || {
-            web::get().to(connections::stats)
-        }))
-        .service(resource(
-            "/api/v1/connections/{id}",
-            "DELETE, OPTIONS",
-            |r| r.route(web::delete().to(connections::end)),
-        ))
-        .service(readable("/api/v1/channels", || {
-            web::get().to(connections::active)
-        }))
-        .service(readable("/api/v1/channels/{channel}", || {
-            web::get().to(connections::listeners)
-        }))
-        .service(readable("/api/sse/test", || web::get().to(probe::test)))
-        .service(readable("/api/sse/stats", || {
-            web::get().to(connections::sse_stats)
-        }))
-        .service(resource("/api/dev/users", "GET, OPTIONS", |r| {
-            r.route(web::get().to(development::users))
-        }))
-        .service(resource("/api/dev/token", "POST, OPTIONS", |r| {
-            r.route(web::post().to(development::token))
-        }))
-        .service(readable("/live", || web::get().to(health::live)))
-        .service(readable("/ready", || web::get().to(health::ready)))
-        .service(readable("/health", || web::get().to(health::health)))
-        .service(readable("/metrics", || web::get().to(metrics::metrics)))
-        .service(readable("/", || web::get().to(pages::index)))
-        .service(readable("/assets/{name}", || web::get().to(pages::asset)))
         .default_service(web::to(error::not_found));
-}
-
-/// A resource that answers `OPTIONS` with what it allows, and other methods with 405.
-fn resource(
-    path: &str,
-    allow: &'static str,
-    routes: impl FnOnce(actix_web::Resource) -> actix_web::Resource,
-) -> actix_web::Resource {
-    routes(web::resource(path))
-        .route(web::method(Method::OPTIONS).to(move || async move {
-            HttpResponse::NoContent()
-                .insert_header((ALLOW, allow))
-                .finish()
-        }))
-        .default_service(web::to(move || async move {
-            Err::<HttpResponse, _>(ApiError::MethodNotAllowed(allow))
-        }))
-}
-
-/// A stream, for which a `HEAD` request only says whether the token is good.
-fn readable_stream(path: &str, get: impl Fn() -> actix_web::Route) -> actix_web::Resource {
-    resource(path, "GET, HEAD, OPTIONS", |r| {
-        r.route(get()).route(web::head().to(events::head))
-    })
-}
-
-/// A resource that is only read: the HTTP layer leaves the body of a `HEAD` answer out.
-fn readable(path: &str, get: impl Fn() -> actix_web::Route) -> actix_web::Resource {
-    resource(path, "GET, HEAD, OPTIONS", |r| {
-        r.route(get()).route(get().method(Method::HEAD))
-    })
+    for route in routes::table() {
+        service.service(route.resource);
+    }
 }

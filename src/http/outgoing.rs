@@ -6,6 +6,7 @@ use actix_web::{FromRequest, HttpRequest};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::future::{Ready, ready};
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::error::ApiError;
@@ -35,6 +36,16 @@ const RESERVED: [&str; 6] = [
 /// The `Idempotency-Key` header: what makes two requests one.
 #[derive(Debug, Clone)]
 pub(super) struct IdempotencyKey(Option<String>);
+
+/// Describes [`IdempotencyKey`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "only its description is used")]
+pub(super) struct IdempotencyKeyHeader {
+    /// Two requests of a user with the same one are one, within two minutes: the second gets the first's answer.
+    #[param(rename = "Idempotency-Key", value_type = String, required = false, min_length = 1, max_length = 200, pattern = "^[ -~]+$", example = "invoice-17-paid")]
+    key: Option<String>,
+}
 
 /// A message that can be published.
 #[derive(Debug)]
@@ -80,6 +91,11 @@ impl FromRequest for IdempotencyKey {
 }
 
 impl IdempotencyKey {
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
     /// The key of one message of a batch.
     pub(super) fn of_item(&self, index: usize) -> Self {
         Self(self.0.as_ref().map(|key| format!("{key}[{index}]")))

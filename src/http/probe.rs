@@ -9,9 +9,12 @@ use actix_web::{FromRequest as _, HttpRequest, HttpResponse};
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::credentials::Authenticated;
 use super::error::ApiError;
+use super::openapi::{ForToken, StreamEvent};
+use super::stats::Success;
 use crate::event::{Class, Frame, Timestamp};
 use crate::transport::sse;
 
@@ -27,17 +30,38 @@ struct Test {
     timestamp: Timestamp,
 }
 
-/// `GET /api/sse/test`
+/// What is answered without a stream.
+#[derive(Serialize, ToSchema)]
+struct Reached {
+    message: &'static str,
+    timestamp: Timestamp,
+}
+
+/// Whether streams get through
+///
+/// Answers that the server is there. With `Accept: text/event-stream` and a token: five events in five seconds, by
+/// which to see whether something in between holds them back.
+#[utoipa::path(
+    get,
+    path = "/api/sse/test",
+    operation_id = "test_stream",
+    tag = "Streams",
+    responses(
+        (status = 200, description = "The server is there; or five events.", content(
+            (Success<Reached> = "application/json", example = json!({"success": true, "data": {"message": "the server answers; ask with Accept: text/event-stream for a stream", "timestamp": "2026-11-20T15:10:00.123Z"}})),
+            (StreamEvent = "text/event-stream", example = json!({"event": "test", "data": "{\"type\":\"test\",\"number\":1,\"of\":5,\"timestamp\":\"2026-11-20T15:10:00.123Z\"}"})),
+        )),
+        ForToken,
+    ),
+    security(()),
+)]
 pub(super) async fn test(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let accept = request.headers().get(ACCEPT);
     let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or("");
     if !accept.contains("text/event-stream") {
-        return Ok(HttpResponse::Ok().json(serde_json::json!({
-            "success": true,
-            "data": {
-                "message": "the server answers; ask with Accept: text/event-stream for a stream",
-                "timestamp": Timestamp::now(),
-            },
+        return Ok(HttpResponse::Ok().json(Success::of(Reached {
+            message: "the server answers; ask with Accept: text/event-stream for a stream",
+            timestamp: Timestamp::now(),
         })));
     }
     // Streams hold connections, so that who opens one has to say who it is.

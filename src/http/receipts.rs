@@ -3,9 +3,11 @@
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Path, Query};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::credentials::Authenticated;
 use super::error::ApiError;
+use super::openapi::{ForConflict, ForToken, ForUnknown};
 use super::stream::Device;
 use crate::acknowledgements::{AckError, Acknowledgements, Receipt};
 use crate::auth::Identity;
@@ -14,13 +16,24 @@ use crate::event::{Channel, Resource};
 use crate::inbox::Inbox;
 use crate::membership::Membership;
 
-#[derive(Serialize)]
+/// Who has acknowledged a message.
+#[derive(Serialize, ToSchema)]
 struct Receipts {
     id: String,
     receipts: Vec<Receipt>,
 }
 
-/// `POST /api/v1/messages/{id}/ack`
+/// Acknowledge a message
+///
+/// One that asks for it (`"ack": true`) and is for the token's user; on any instance.
+#[utoipa::path(
+    post,
+    path = "/api/v1/messages/{id}/ack",
+    operation_id = "acknowledge",
+    tag = "Acknowledgements",
+    params(("id" = String, Path, description = "The message's `id`"), Device),
+    responses((status = 204, description = "It is noted."), ForToken, ForUnknown, ForConflict),
+)]
 pub(super) async fn acknowledge(
     Authenticated(identity): Authenticated,
     id: Path<String>,
@@ -46,7 +59,21 @@ pub(super) async fn acknowledge(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// `GET /api/v1/messages/{id}/receipts`
+/// Who has acknowledged a message
+///
+/// For whoever has sent it, and for administrators.
+#[utoipa::path(
+    get,
+    path = "/api/v1/messages/{id}/receipts",
+    operation_id = "receipts",
+    tag = "Acknowledgements",
+    params(("id" = String, Path, description = "The message's `id`")),
+    responses(
+        (status = 200, description = "Who has, and when.", body = Receipts,
+            example = json!({"id": "m-1", "receipts": [{"user_id": 2, "at": "2026-11-20T15:10:00.123Z"}]})),
+        ForToken, ForUnknown,
+    ),
+)]
 pub(super) async fn list(
     Authenticated(identity): Authenticated,
     id: Path<String>,

@@ -8,6 +8,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use tracing::{Instrument as _, info};
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::error::ApiError;
@@ -29,17 +30,36 @@ const LOGGED: usize = 200;
 const LOGGED_CHATS: usize = 20;
 
 /// The stream's own parameters.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Parameters {
+    /// Whether events have an `event:` line with their type.
+    #[param(required = false, value_type = bool)]
     named: Option<bool>,
+    /// For clients that can't send the header `Last-Event-ID`, which counts where both are given.
+    #[param(required = false, value_type = String)]
     last_event_id: Option<String>,
     #[serde(flatten)]
+    #[param(ignore)]
     device: Device,
 }
 
+/// The header that says where a client was. It is read where it is needed; this describes it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "only its description is used")]
+pub(super) struct LastEventId {
+    /// The last id that the client has seen, which `EventSource` sends by itself: what was missed since is replayed.
+    #[param(rename = "Last-Event-ID", required = false, value_type = String, example = "1753859400123-4182-9f3a")]
+    last_event_id: Option<String>,
+}
+
 /// Which of its user's devices a client says that it is on.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Device {
+    /// Which of the user's devices this is; messages that ask to be acknowledged by each device wait for it.
+    #[param(required = false, value_type = String, min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$", example = "phone")]
     device: Option<String>,
 }
 

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use crate::event::{Channel, Timestamp, UserId};
 
 /// How a client is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
     /// Server-Sent Events.
@@ -92,7 +93,7 @@ pub enum Finding {
 }
 
 /// Somebody who is connected.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Connection {
     /// The connection's name.
     pub connection_id: String,
@@ -127,7 +128,7 @@ pub struct Stats {
 }
 
 /// Channels of one resource.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 pub struct Listeners {
     /// Channels that somebody listens on.
     pub channels: usize,

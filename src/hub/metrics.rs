@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::notice::End;
 use super::replay::Replay;
@@ -40,7 +41,7 @@ struct Outcome {
 }
 
 /// What an instance has done since it began.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 pub struct Totals {
     /// Events handed to connections, once per session.
     pub events: u64,

@@ -6,6 +6,7 @@
 
 mod acknowledgements;
 mod architecture;
+mod asyncapi;
 mod auth;
 mod auth_refusals;
 mod channels;
@@ -32,6 +33,7 @@ mod messages;
 mod model;
 mod nats;
 mod nats_security;
+mod openapi;
 mod poll;
 mod publishing;
 mod resume;

@@ -32,6 +32,12 @@ async fn a_poll_gives_what_was_missed_at_once_and_else_waits() {
         (&first["events"], &first["gap"]),
         (&json!([]), &json!(false))
     );
+    let empty = poll(&servers[0], "?after=&wait=60").await;
+    assert_eq!(
+        empty["events"],
+        json!([]),
+        "who has no position waits for nothing"
+    );
     let backend = nats.backend().await;
     for text in ["one", "two"] {
         let payload = payload::chat_message(5, text);
@@ -136,4 +142,19 @@ async fn a_ticket_of_an_instance_that_is_gone_is_not_good() {
         (other.get(&target).await.status == 401).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn asking_for_the_head_of_a_poll_waits_for_nothing_and_takes_nothing() {
+    let server = Server::start(Settings::new().set("server.max_connections_per_user", 1)).await;
+    let after = id(&poll(&server, "").await);
+    let target = format!("/events/poll?after={after}&wait=60");
+    let head = Request::new("HEAD", &target);
+    let good = server.send(head.bearer(&tokens::of_user(1))).await;
+    assert_eq!(
+        (good.status, good.header("cache-control")),
+        (200, Some("no-store"))
+    );
+    assert_eq!(server.send(Request::new("HEAD", &target)).await.status, 401);
+    assert_eq!(server.metric("notify_connections", "").await, 0.0);
 }

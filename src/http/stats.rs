@@ -1,0 +1,139 @@
+//! Connections in numbers, over all instances: `/api/v1/connections/stats`, and `/api/sse/stats` in the form of the
+//! system that it replaces.
+
+use std::collections::BTreeMap;
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::connections::{Instances, LARGEST_PAGE};
+use super::credentials::{Admin, Authenticated, certified};
+use super::openapi::ForToken;
+use crate::hub::{Finding, Listeners, Question, Stats};
+use crate::peers::{Gathered, Peers, Summary};
+
+/// Connections in numbers.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConnectionStats)]
+struct Totals {
+    total: usize,
+    /// By resource of a channel.
+    channels: BTreeMap<String, Listeners>,
+    /// Events handed to connections, once per session.
+    events: u64,
+    /// Bytes handed to connections.
+    bytes: u64,
+    /// Sessions that ended because their client read too slowly.
+    slow_consumers: u64,
+    by_instance: BTreeMap<String, Summary>,
+    instances: Instances,
+}
+
+/// Connections in numbers
+#[utoipa::path(
+    get,
+    path = "/api/v1/connections/stats",
+    operation_id = "connection_stats",
+    tag = "Connections",
+    responses(
+        (status = 200, description = "All instances' numbers, and each one's.", body = Totals,
+            example = json!({"total": 2, "channels": {"user": {"channels": 1, "listeners": 2}}, "events": 4182, "bytes": 902144, "slow_consumers": 0, "by_instance": {"notify-0": {"version": "0.1.0", "uptime_secs": 3600, "connections": 2, "events": 4182, "bytes": 902144, "slow_consumers": 0}}, "instances": {"replied": ["notify-0"], "missing": []}})),
+        ForToken,
+    ),
+)]
+pub(super) async fn stats(_: Admin, peers: Data<Peers>) -> HttpResponse {
+    let (stats, summaries) = tokio::join!(peers.find(Question::Stats), peers.summaries());
+    let instances = Instances::new(stats.replies.keys(), stats.missing.clone());
+    let Stats {
+        connections,
+        resources,
+    } = merged(stats);
+    let sum = |of: fn(&Summary) -> u64| summaries.replies.values().map(of).sum();
+    HttpResponse::Ok().json(Totals {
+        total: connections,
+        channels: resources,
+        events: sum(|summary| summary.totals.events),
+        bytes: sum(|summary| summary.totals.bytes),
+        slow_consumers: sum(|summary| summary.totals.slow_consumers),
+        by_instance: summaries.replies,
+        instances,
+    })
+}
+
+/// The form of answers below `/api/sse`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Success<T> {
+    success: bool,
+    data: T,
+}
+
+impl<T> Success<T> {
+    pub(super) fn of(data: T) -> Self {
+        let success = true;
+        Self { success, data }
+    }
+}
+
+/// Connections and listeners in numbers.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct SseStats {
+    total_connections: usize,
+    /// Listeners by resource; by channel for administrators.
+    channels: BTreeMap<String, usize>,
+}
+
+/// Streams in numbers
+///
+/// Connections in all, and listeners by resource; by channel for administrators.
+#[utoipa::path(
+    get,
+    path = "/api/sse/stats",
+    operation_id = "sse_stats",
+    tag = "Streams",
+    responses(
+        (status = 200, description = "All instances' numbers.", body = Success<SseStats>,
+            example = json!({"success": true, "data": {"totalConnections": 2, "channels": {"user": 2, "chat": 5}}})),
+        ForToken,
+    ),
+)]
+pub(super) async fn sse_stats(
+    Authenticated(identity): Authenticated,
+    request: HttpRequest,
+    peers: Data<Peers>,
+) -> HttpResponse {
+    let Stats {
+        connections,
+        resources,
+    } = merged(peers.find(Question::Stats).await);
+    let mut channels: BTreeMap<String, usize> = resources
+        .into_iter()
+        .map(|(resource, listeners)| (resource, listeners.listeners))
+        .collect();
+    if identity.grant.admin && certified(&request).is_ok() {
+        let question = Question::Channels {
+            after: None,
+            limit: LARGEST_PAGE,
+        };
+        let replies = peers.find(question).await.replies.into_values();
+        let found = replies.reduce(|all, more| all.merge(more, LARGEST_PAGE));
+        if let Some(Finding::Channels(found)) = found {
+            channels = found;
+        }
+    }
+    HttpResponse::Ok().json(Success::of(SseStats {
+        total_connections: connections,
+        channels,
+    }))
+}
+
+/// All instances' numbers as one.
+fn merged(gathered: Gathered<Finding>) -> Stats {
+    let replies = gathered.replies.into_values();
+    match replies.reduce(|all, more| all.merge(more, usize::MAX)) {
+        Some(Finding::Stats(stats)) => stats,
+        _ => Stats::default(),
+    }
+}
