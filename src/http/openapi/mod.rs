@@ -31,7 +31,8 @@ const ABOUT: &str = "\
 Pushes events to browsers over Server-Sent Events.
 
 **Tokens** come as `Authorization: Bearer …`, as `?access_token=…`, or, for reading, as the cookie \
-`access_token`. Where a server runs without authentication, `?user_id=…` says who asks instead.
+`access_token`. Where a server runs without authentication, `?user_id=…` says who asks instead. \
+Where it asks for certificates of clients, publishing and administration take one besides.
 
 **Errors** are `application/problem+json` (RFC 9457). `field` is the parameter or the path in the body that is \
 wrong, `request_id` is what the server's log has it under.
