@@ -33,6 +33,7 @@ mod model;
 mod nats;
 mod nats_security;
 mod poll;
+mod presence;
 mod publishing;
 mod resume;
 mod routing;
