@@ -10,26 +10,20 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use serde::{Deserialize, Serialize};
 
-use super::roster::{MAX_USERS, Moment, Roster, Users};
-use crate::event::{Timestamp, UserId};
+use super::other::Other;
+use super::roster::{MAX_USERS, Moment, Roster};
+use super::word::{self, Message, Word};
+use crate::event::UserId;
 use crate::hub::Changes;
 
 /// Between two beats of an instance.
 pub(super) const BEAT: Duration = Duration::from_secs(2);
 
-/// As many beats of our own come back without a word of another instance until it counts as gone: 8 to
-/// 10 s, with room for a few lost words and for a process that is held up for a while.
-const SILENT_BEATS: u32 = 5;
-
 /// Without a beat of our own coming back for so long, the others can't be heard either.
 const CUT_OFF: Duration = Duration::from_secs(5);
 
-/// The most users in one word: at 200 bytes each, a quarter of what NATS carries by default.
-const WORD: usize = 1_000;
-
-/// Between two times that an instance says all its users, or is asked to.
+/// Between two times that this instance says all its users.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Between a beat and one that is said early, because somebody new is there.
@@ -43,40 +37,6 @@ const STOPPED: usize = 256;
 
 /// The longest that the users of an instance that stops may take to come back.
 const LONGEST_RETURN: Duration = Duration::from_secs(300);
-
-/// What an instance says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Message {
-    pub(super) from: Arc<str>,
-    pub(super) says: Word,
-}
-
-/// A user and since when, in Unix milliseconds.
-type Entry = (UserId, u64);
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Word {
-    /// It is there, and has said so many changes.
-    Beat { changes: u64 },
-    /// Users came and went. Changes are numbered from 1.
-    Change {
-        change: u64,
-        came: Vec<Entry>,
-        went: Vec<UserId>,
-    },
-    /// A part of all its users, as they are after so many changes.
-    Part {
-        changes: u64,
-        part: usize,
-        of: usize,
-        users: Vec<Entry>,
-    },
-    /// That instance should say all its users.
-    Ask { whom: Arc<str> },
-    /// It stops, and says no more. Its users come back to other instances within this time.
-    Leaving { return_ms: u64 },
-}
 
 /// This instance among the others.
 #[derive(Debug)]
@@ -105,26 +65,6 @@ struct Echo {
     last: Instant,
     /// Since when without an interruption.
     since: Instant,
-}
-
-#[derive(Debug)]
-struct Other {
-    /// The last change that is known; `None` while not all of its users are.
-    changes: Option<u64>,
-    gathering: Option<Gathering>,
-    heard: Moment,
-    /// Beats of our own that came back since.
-    silent: u32,
-    /// When its users may be asked for again.
-    ask_at: Instant,
-}
-
-/// Parts that have come, which is all parts up to the next.
-#[derive(Debug)]
-struct Gathering {
-    changes: u64,
-    next: usize,
-    users: Users,
 }
 
 impl Gossip {
@@ -165,16 +105,9 @@ impl Gossip {
                 went.push(user);
             }
         }
-        let (mut came, mut went) = (came.into_iter(), went.into_iter());
-        while self.shared && (came.len() > 0 || went.len() > 0) {
-            self.changes += 1;
-            let came: Vec<Entry> = came.by_ref().take(WORD).collect();
-            let rest = WORD - came.len();
-            self.says.push(Word::Change {
-                change: self.changes,
-                went: went.by_ref().take(rest).collect(),
-                came,
-            });
+        if self.shared {
+            let words = word::changes(came, went, &mut self.changes);
+            self.says.extend(words);
         }
     }
 
@@ -206,46 +139,55 @@ impl Gossip {
         if self.stopped.contains(&from) || !self.meet(&from, moment) {
             return;
         }
+        let Some(other) = self.others.get_mut(&from) else {
+            return;
+        };
         match says {
-            Word::Beat { changes } => self.compare(&from, changes, moment.now),
-            Word::Change { change, came, went } => self.change(&from, change, came, &went, moment),
-            Word::Part {
-                changes,
-                part,
-                of,
-                users,
-            } => self.gather(&from, (changes, part, of), users, moment),
-            Word::Ask { whom } => self.asked |= whom == self.me,
-            Word::Leaving { return_ms } => {
-                let within = Duration::from_millis(return_ms).min(LONGEST_RETURN);
-                self.others.remove(&from);
-                self.roster.remove(&from, moment, within);
-                self.stopped.push_back(from);
-                if self.stopped.len() > STOPPED {
-                    self.stopped.pop_front();
+            Word::Beat { changes } if other.compare(changes) => {}
+            Word::Change { change, came, went } if other.change(change) => {
+                for (user, since) in came.into_iter().map(word::known) {
+                    self.roster.enter(&from, &user, since);
+                }
+                for user in went {
+                    self.roster.leave(&from, &user, moment);
                 }
             }
+            Word::Beat { .. } | Word::Change { .. } => {
+                if other.may_ask(moment.now) {
+                    self.says.push(Word::Ask { whom: from });
+                }
+            }
+            Word::Part(part) => {
+                if let Some(users) = other.gather(part) {
+                    self.roster.replace(&from, &users, moment);
+                }
+            }
+            Word::Ask { whom } => self.asked |= whom == self.me,
+            Word::Leaving { return_ms } => self.part_with(from, return_ms, moment),
+        }
+    }
+
+    /// An instance stops.
+    fn part_with(&mut self, instance: Arc<str>, return_ms: u64, moment: Moment) {
+        let within = Duration::from_millis(return_ms).min(LONGEST_RETURN);
+        self.others.remove(&instance);
+        self.roster.remove(&instance, moment, within);
+        self.stopped.push_back(instance);
+        if self.stopped.len() > STOPPED {
+            self.stopped.pop_front();
         }
     }
 
     /// Notes that an instance is there; `false` if there is no more room for it.
     fn meet(&mut self, instance: &Arc<str>, moment: Moment) -> bool {
         if let Some(other) = self.others.get_mut(instance) {
-            other.heard = moment;
-            other.silent = 0;
+            other.hear(moment);
             return true;
         }
         if self.others.len() >= INSTANCES {
             return false;
         }
-        let other = Other {
-            changes: None,
-            gathering: None,
-            heard: moment,
-            silent: 0,
-            ask_at: moment.now,
-        };
-        self.others.insert(Arc::clone(instance), other);
+        self.others.insert(Arc::clone(instance), Other::new(moment));
         // So that it need not wait to learn of this one.
         let early = self.last_beat.map_or(moment.now, |last| last + EARLY);
         self.next_beat = self.next_beat.min(early);
@@ -261,89 +203,12 @@ impl Gossip {
         });
         let roster = &mut self.roster;
         self.others.retain(|instance, other| {
-            other.silent += 1;
-            let there = other.silent < SILENT_BEATS;
+            let there = other.beat_passes();
             if !there {
-                roster.remove(instance, other.heard, Duration::ZERO);
+                roster.remove(instance, other.heard(), Duration::ZERO);
             }
             there
         });
-    }
-
-    fn compare(&mut self, from: &str, changes: u64, now: Instant) {
-        let Some(other) = self.others.get_mut(from) else {
-            return;
-        };
-        if changes == 0 && other.changes.is_none() {
-            // It has only just begun: there is nothing to ask for.
-            other.changes = Some(0);
-        }
-        if other.changes != Some(changes) {
-            other.changes = None;
-            ask(&mut self.says, from, other, now);
-        }
-    }
-
-    fn change(
-        &mut self,
-        from: &Arc<str>,
-        change: u64,
-        came: Vec<Entry>,
-        went: &[UserId],
-        moment: Moment,
-    ) {
-        let Some(other) = self.others.get_mut(from) else {
-            return;
-        };
-        // Of one that has just begun, the first change is all.
-        if other.changes.unwrap_or(0) + 1 != change {
-            other.changes = None;
-            return ask(&mut self.says, from, other, moment.now);
-        }
-        other.changes = Some(change);
-        for (user, since) in came {
-            let since = Timestamp::from_millis(since);
-            self.roster.enter(from, &user, since);
-        }
-        for user in went {
-            self.roster.leave(from, user, moment);
-        }
-    }
-
-    fn gather(
-        &mut self,
-        from: &Arc<str>,
-        (changes, part, of): (u64, usize, usize),
-        users: Vec<Entry>,
-        moment: Moment,
-    ) {
-        let Some(other) = self.others.get_mut(from) else {
-            return;
-        };
-        if other.changes == Some(changes) {
-            // Somebody else has asked.
-            return;
-        }
-        let mut gathering = match (part, other.gathering.take()) {
-            (0, _) => Gathering {
-                changes,
-                next: 0,
-                users: Users::default(),
-            },
-            (_, Some(begun)) if (begun.changes, begun.next) == (changes, part) => begun,
-            // A part is missing: what comes next shows that something has to be asked for.
-            _ => return,
-        };
-        gathering.next += 1;
-        for (user, since) in users {
-            gathering.users.insert(user, Timestamp::from_millis(since));
-        }
-        if gathering.next == of {
-            other.changes = Some(changes);
-            self.roster.replace(from, &gathering.users, moment);
-        } else if gathering.users.len() < MAX_USERS {
-            other.gathering = Some(gathering);
-        }
     }
 
     /// Does what the clock asks for.
@@ -354,30 +219,14 @@ impl Gossip {
         }
         let rested = |last: Option<Instant>| last.is_none_or(|last| now >= last + PAUSE);
         if self.asked && rested(self.last_all) {
-            self.say_all();
+            let all = word::all(self.roster.of(&self.me), self.changes);
+            self.says.extend(all);
             (self.asked, self.last_all) = (false, Some(now));
         }
         if now >= self.next_beat {
             (self.last_beat, self.next_beat) = (Some(now), now + BEAT);
             self.says.push(Word::Beat {
                 changes: self.changes,
-            });
-        }
-    }
-
-    fn say_all(&mut self) {
-        let users = self.roster.of(&self.me).into_iter().flatten();
-        let users: Vec<Entry> = users
-            .map(|(user, since)| (user.clone(), since.as_millis()))
-            .collect();
-        let of = users.len().div_ceil(WORD).max(1);
-        let mut users = users.into_iter();
-        for part in 0..of {
-            self.says.push(Word::Part {
-                changes: self.changes,
-                part,
-                of,
-                users: users.by_ref().take(WORD).collect(),
             });
         }
     }
@@ -409,8 +258,8 @@ impl Gossip {
     /// Whether all users are known, as far as this instance can tell.
     pub(super) fn is_complete(&self, now: Instant) -> bool {
         let heard = |echo: Echo| now < echo.last + CUT_OFF && now >= echo.since + BEAT + PAUSE;
-        let known = |other: &Other| other.changes.is_some() && other.silent <= 2;
-        let together = self.echo.is_some_and(heard) && self.others.values().all(known);
+        let known = self.others.values().all(Other::is_known);
+        let together = known && self.echo.is_some_and(heard);
         (!self.shared || together)
             && self.others.len() < INSTANCES
             && self.roster.len() < MAX_USERS
@@ -421,15 +270,6 @@ impl Gossip {
     pub(super) fn instances(&self) -> BTreeSet<Arc<str>> {
         let others = self.others.keys().cloned();
         others.chain([Arc::clone(&self.me)]).collect()
-    }
-}
-
-fn ask(says: &mut Vec<Word>, whom: &str, other: &mut Other, now: Instant) {
-    if now >= other.ask_at {
-        other.ask_at = now + PAUSE;
-        says.push(Word::Ask {
-            whom: Arc::from(whom),
-        });
     }
 }
 

@@ -7,8 +7,10 @@
 mod config;
 mod gossip;
 mod metrics;
+mod other;
 mod roster;
 mod teller;
+mod word;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,8 +29,9 @@ pub use teller::Teller;
 use crate::bus::Calls;
 use crate::event::{Timestamp, UserId};
 use crate::hub::Attendance;
-use gossip::{Gossip, Message};
+use gossip::Gossip;
 use roster::{Moment, Roster, Transition};
+use word::Message;
 
 /// Where the instances tell each other about presence.
 const TOPIC: &str = "presence";

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::event::Timestamp;
 
 const GRACE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(100);
@@ -172,7 +173,7 @@ fn a_newcomer_learns_of_everybody_in_words_of_a_bounded_size() {
     let parts: Vec<usize> = words(&mut world.instances[0].gossip)
         .into_iter()
         .filter_map(|word| match word.says {
-            Word::Part { users, .. } => Some(users.len()),
+            Word::Part(part) => Some(part.users.len()),
             _ => None,
         })
         .collect();
