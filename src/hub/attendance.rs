@@ -53,15 +53,19 @@ impl Attendance {
         }
     }
 
-    /// Who has come or gone since this was last asked.
+    /// Who has come or gone since this was last asked; at most so many, and the others next time.
     #[must_use]
-    pub fn take_changes(&self) -> Changes {
+    pub fn take_changes(&self, most: usize) -> Changes {
         let mut present = self.0.lock();
         if std::mem::take(&mut present.too_many) {
             present.changed.clear();
             return Changes::Everybody(present.sessions.keys().cloned().collect());
         }
-        let changed = std::mem::take(&mut present.changed);
+        let changed = present.changed.extract_if(|_| true).take(most);
+        let changed: Vec<UserId> = changed.collect();
+        if present.changed.is_empty() {
+            present.changed.shrink_to(0);
+        }
         let here = |user: UserId| {
             let here = present.sessions.contains_key(&user);
             (user, here)
@@ -105,18 +109,40 @@ mod tests {
         let first = attendance.enter(&user);
         let second = attendance.enter(&user);
         assert_eq!(
-            attendance.take_changes(),
+            attendance.take_changes(10),
             Changes::Of(vec![(user.clone(), true)])
         );
         drop(first);
-        assert_eq!(attendance.take_changes(), Changes::Of(Vec::new()));
+        assert_eq!(attendance.take_changes(10), Changes::Of(Vec::new()));
         drop(second);
         assert_eq!(
-            attendance.take_changes(),
+            attendance.take_changes(10),
             Changes::Of(vec![(user.clone(), false)])
         );
         drop(attendance.enter(&user));
-        assert_eq!(attendance.take_changes(), Changes::Of(vec![(user, false)]));
+        assert_eq!(
+            attendance.take_changes(10),
+            Changes::Of(vec![(user, false)])
+        );
+    }
+
+    #[test]
+    fn what_is_too_much_at_a_time_comes_the_next_time() {
+        let attendance = Attendance::default();
+        let here: Vec<_> = (0..15)
+            .map(|number| attendance.enter(&UserId::from(number)))
+            .collect();
+        let mut seen = Vec::new();
+        for count in [10, 5, 0] {
+            let Changes::Of(changes) = attendance.take_changes(10) else {
+                panic!("that is not everybody");
+            };
+            assert_eq!(changes.len(), count);
+            seen.extend(changes);
+        }
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), here.len());
     }
 
     #[test]
@@ -127,7 +153,7 @@ mod tests {
         }
         let last = UserId::from(-1);
         let _here = attendance.enter(&last);
-        assert_eq!(attendance.take_changes(), Changes::Everybody(vec![last]));
-        assert_eq!(attendance.take_changes(), Changes::Of(Vec::new()));
+        assert_eq!(attendance.take_changes(10), Changes::Everybody(vec![last]));
+        assert_eq!(attendance.take_changes(10), Changes::Of(Vec::new()));
     }
 }

@@ -36,8 +36,10 @@ use word::Message;
 /// Where the instances tell each other about presence.
 const TOPIC: &str = "presence";
 
-/// How often it is looked who came and went.
+/// How often it is looked who came and went, and how many of them at a time: so that other tasks get
+/// their turn.
 const TICK: Duration = Duration::from_millis(100);
+const AT_A_TIME: usize = 2_000;
 
 /// Knows who is online. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -153,7 +155,7 @@ impl Presence {
         let moment = now();
         let words = {
             let mut gossip = self.0.gossip.lock();
-            gossip.attend(attendance.take_changes(), moment);
+            gossip.attend(attendance.take_changes(AT_A_TIME), moment);
             gossip.tick(moment.now);
             self.0.metrics.users(gossip.roster.len());
             if gossip.roster.has_untold() {
