@@ -65,6 +65,9 @@ struct Echo {
     last: Instant,
     /// Since when without an interruption.
     since: Instant,
+    /// The last one that counted. Early ones, and such as come together after a hold-up, left the others
+    /// no time to say something.
+    counted: Instant,
 }
 
 impl Gossip {
@@ -197,10 +200,20 @@ impl Gossip {
     /// A beat of our own has come back: those who can be heard had the time to say something.
     fn echoed(&mut self, now: Instant) {
         let before = self.echo.filter(|echo| now < echo.last + CUT_OFF);
+        let counts = self
+            .echo
+            .is_none_or(|echo| now >= echo.counted + BEAT * 3 / 4);
         self.echo = Some(Echo {
             last: now,
             since: before.map_or(now, |echo| echo.since),
+            counted: self
+                .echo
+                .filter(|_| !counts)
+                .map_or(now, |echo| echo.counted),
         });
+        if !counts {
+            return;
+        }
         let roster = &mut self.roster;
         self.others.retain(|instance, other| {
             let there = other.beat_passes();

@@ -204,6 +204,25 @@ fn users_of_a_dead_instance_are_offline_within_15_seconds() {
 }
 
 #[test]
+fn many_newcomers_make_nobody_look_dead() {
+    let mut world = World::new(2);
+    world.opens(1, 1);
+    world.run(BEAT);
+    // It is held up, while each newcomer has the others say early that they are there.
+    world.instances[1].connected = false;
+    for _ in 0..7 {
+        world.start();
+        world.run(EARLY);
+    }
+    world.run(Duration::from_secs(4));
+    assert!(world.sees(0, 1));
+    world.instances[1].connected = true;
+    world.run(GRACE * 2);
+    assert!((0..world.instances.len()).all(|instance| world.sees(instance, 1)));
+    assert_eq!(world.instances[0].tellings, 1);
+}
+
+#[test]
 fn users_who_move_from_an_instance_that_stops_do_not_flicker() {
     let mut world = World::new(2);
     world.opens(0, 1);
