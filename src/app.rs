@@ -27,9 +27,11 @@ use crate::hub::admission::{Admission, Quota};
 use crate::inbox::{self, Inbox};
 use crate::ingest::Ingest;
 use crate::listener::{self, Listener};
+use crate::members::Members;
 use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::peers::{Peers, instance_name};
+use crate::presence::{Presence, Teller};
 use crate::refresh::Refresh;
 use crate::tls::{Tls, TlsError};
 
@@ -58,6 +60,7 @@ pub struct Application {
     hub: Hub,
     peers: Peers,
     inbox: Inbox,
+    presence: Presence,
     health: Health,
     database: Database,
     tasks: JoinSet<RunError>,
@@ -117,8 +120,7 @@ impl Application {
         let signer = development_signer(&mut config)?;
         let (verifier, jwks) = Verifier::new(&config.auth)?;
         let database = open_database(&config).await?;
-        let (membership, lookups) =
-            Membership::new(database.clone(), &config.database.membership_query);
+        let (membership, lookups) = Membership::new(database.clone(), &config.database);
         let metrics = Metrics::default();
         let mut tasks = JoinSet::new();
         spawn(&mut tasks, "the membership task", lookups.run());
@@ -144,7 +146,7 @@ impl Application {
             tell,
         );
         spawn(&mut tasks, "the inbox task", inbox_task.run());
-        let (ingest, presence) = Ingest::new(
+        let (ingest, presence_lane) = Ingest::new(
             feed,
             hub.clone(),
             rules.clone(),
@@ -154,7 +156,7 @@ impl Application {
             metrics.ingest.clone(),
         );
         spawn(&mut tasks, "the ingest", ingest.run());
-        spawn(&mut tasks, "the presence lane", presence.run());
+        spawn(&mut tasks, "the presence lane", presence_lane.run());
         let archive = Archive::new(
             bus.log().cloned(),
             hub.clone(),
@@ -162,6 +164,16 @@ impl Application {
             config.history.archive_bytes.bytes(),
             metrics.archive.clone(),
         );
+        let (presence, presence_task) = Presence::new(
+            peers.instance(),
+            &config.presence,
+            bus.calls(),
+            hub.attendance().clone(),
+            metrics.presence.clone(),
+        );
+        spawn(&mut tasks, "the presence task", presence_task.run());
+        let teller = Teller::new(&presence, &hub, &membership, &config.presence);
+        spawn(&mut tasks, "the presence teller", teller.run());
         if let Some(jwks) = jwks {
             spawn(&mut tasks, "the key set task", run_jwks(jwks));
         }
@@ -171,6 +183,7 @@ impl Application {
         let parts = Parts {
             health: health.clone(),
             verifier,
+            members: Members::new(membership.clone()),
             membership,
             archive,
             acknowledgements: Acknowledgements::new(bucket(&config, &bus, "ACKS")),
@@ -181,6 +194,7 @@ impl Application {
                 metrics.authorize.clone(),
             ),
             peers: peers.clone(),
+            presence: presence.clone(),
             bus,
             rules,
             patterns: config.nats.patterns().map_err(ConnectError::from)?,
@@ -206,6 +220,7 @@ impl Application {
             hub,
             peers,
             inbox,
+            presence,
             health,
             database,
             tasks,
@@ -257,6 +272,8 @@ impl Application {
         // The listener closes before the streams are told to go, so that none of them comes back to
         // here.
         self.listener.stop();
+        // Before their streams end, so that nobody takes that for going offline.
+        self.presence.leave(self.hub.spread()).await;
         self.hub.drain().await;
         let stopped = self.listener.stopped();
         if tokio::time::timeout(deadline.0, stopped).await.is_err() {

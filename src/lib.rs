@@ -16,9 +16,10 @@
 //! | [`hub`] | which sessions listen on which channel; their outboxes; routing |
 //! | [`transport`] | a session as the body of a response |
 //! | [`peers`] | the other instances: who is there, and asking all of them |
+//! | [`presence`] | who is online, over all instances, and telling it |
 //! | [`auth`] | from a token to an identity |
 //! | [`authorize`] | permissions that the backend is asked for |
-//! | [`database`], [`membership`] | the pool, and who is in which chat |
+//! | [`database`], [`membership`], [`members`] | the pool, and who is in which chat |
 //! | [`listener`] | accepts connections, in turn with what else a thread has to do |
 //! | [`http`] | routes, extractors, errors |
 //! | [`config`], [`telemetry`], [`metrics`] | settings, logs, counters |
@@ -42,9 +43,11 @@ pub mod hub;
 pub mod inbox;
 pub mod ingest;
 pub mod listener;
+pub mod members;
 pub mod membership;
 pub mod metrics;
 pub mod peers;
+pub mod presence;
 pub mod refresh;
 pub mod secret;
 pub mod telemetry;

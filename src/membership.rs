@@ -1,4 +1,5 @@
-//! Which chats a user is in, by the configured query on the chat backend's database.
+//! Which chats a user is in, and which users a chat has, by the configured queries on the chat
+//! backend's database.
 //!
 //! Look-ups run in one task, as many at a time as there are connections in the pool. What a
 //! request leaves behind while it waits is a user id and a channel for the answer, so that a storm
@@ -20,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 use uuid::Uuid;
 
-use crate::database::{Database, DatabaseError, Pool};
+use crate::database::{Database, DatabaseConfig, DatabaseError, Pool};
 use crate::event::{ChatId, Id, UserId};
 
 /// Look-ups that wait for a connection of the pool; more are refused at once. More would not be
@@ -30,6 +31,9 @@ const WAITING: usize = 16_384;
 /// The most chats of one user. With more the query is likely to be wrong, and a stream without
 /// some of its chats would be worse than none.
 const MAX_CHATS: usize = 20_000;
+
+/// The most members of one chat that are looked up.
+const MAX_MEMBERS: usize = 100_000;
 
 /// How long before a look-up's deadline its connection is given up.
 const CLOSING: Duration = Duration::from_millis(20);
@@ -46,21 +50,41 @@ pub struct Membership {
 pub struct MembershipTask {
     lookups: mpsc::Receiver<Lookup>,
     database: Database,
-    query: Arc<str>,
+    queries: Queries,
+}
+
+/// `$1` is the id of a user, or of a chat.
+#[derive(Debug)]
+struct Queries {
+    chats: Arc<str>,
+    members: Arc<str>,
 }
 
 #[derive(Debug)]
 struct Lookup {
-    user: UserId,
+    wanted: Wanted,
     deadline: Instant,
-    answer: oneshot::Sender<Result<Vec<ChatId>, DatabaseError>>,
+    answer: oneshot::Sender<Result<Vec<Id>, DatabaseError>>,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    ChatsOf(UserId),
+    MembersOf(ChatId),
+}
+
+/// One query with its parameter, and the most rows that it may have.
+#[derive(Debug, Clone, Copy)]
+struct Question<'a> {
+    query: &'a Arc<str>,
+    id: &'a Id,
+    most: usize,
 }
 
 impl Membership {
-    /// With a query whose `$1` is the user id and whose first column is the chat id. The task must
-    /// run, on the runtime that the database was opened on.
+    /// With the configured queries. The task must run, on the runtime that the database was opened on.
     #[must_use]
-    pub fn new(database: Database, query: &str) -> (Self, MembershipTask) {
+    pub fn new(database: Database, config: &DatabaseConfig) -> (Self, MembershipTask) {
         let (sender, lookups) = mpsc::channel(WAITING);
         let membership = Self {
             lookups: sender,
@@ -69,7 +93,10 @@ impl Membership {
         let task = MembershipTask {
             lookups,
             database,
-            query: Arc::from(query),
+            queries: Queries {
+                chats: Arc::from(config.membership_query.as_str()),
+                members: Arc::from(config.members_query.as_str()),
+            },
         };
         (membership, task)
     }
@@ -79,9 +106,24 @@ impl Membership {
     /// # Errors
     /// The database fails or gives no answer in time: the caller must not take that for "none".
     pub async fn chats_of(&self, user: &UserId) -> Result<Vec<ChatId>, DatabaseError> {
+        let ids = self.look_up(Wanted::ChatsOf(user.clone())).await?;
+        Ok(ids.into_iter().map(ChatId::from).collect())
+    }
+
+    /// The users that are in `chat` now.
+    ///
+    /// # Errors
+    /// The database fails, gives no answer in time, or has no table that the query asks for: the caller
+    /// must not take that for "none".
+    pub async fn members_of(&self, chat: &ChatId) -> Result<Vec<UserId>, DatabaseError> {
+        let ids = self.look_up(Wanted::MembersOf(chat.clone())).await?;
+        Ok(ids.into_iter().map(UserId::from).collect())
+    }
+
+    async fn look_up(&self, wanted: Wanted) -> Result<Vec<Id>, DatabaseError> {
         let (answer, result) = oneshot::channel();
         let lookup = Lookup {
-            user: user.clone(),
+            wanted,
             deadline: Instant::now() + self.timeout,
             answer,
         };
@@ -99,44 +141,55 @@ impl MembershipTask {
         let Self {
             mut lookups,
             database,
-            query,
+            queries,
         } = self;
         let connections = database.max_connections() as usize;
         futures_util::stream::poll_fn(|context| lookups.poll_recv(context))
-            .for_each_concurrent(connections, |lookup| perform(&database, &query, lookup))
+            .for_each_concurrent(connections, |lookup| perform(&database, &queries, lookup))
             .await;
     }
 }
 
-async fn perform(database: &Database, query: &Arc<str>, lookup: Lookup) {
+async fn perform(database: &Database, queries: &Queries, lookup: Lookup) {
     let Lookup {
-        user,
+        wanted,
         deadline,
         answer,
     } = lookup;
     if answer.is_closed() {
         return;
     }
-    let result = timeout_at(deadline, chats_of(database, query, &user, deadline)).await;
+    let question = match &wanted {
+        Wanted::ChatsOf(user) => Question {
+            query: &queries.chats,
+            id: user.id(),
+            most: MAX_CHATS,
+        },
+        Wanted::MembersOf(chat) => Question {
+            query: &queries.members,
+            id: chat.id(),
+            most: MAX_MEMBERS,
+        },
+    };
+    let result = timeout_at(deadline, ids(database, question, deadline)).await;
     let result = result.unwrap_or_else(|_| Err(DatabaseError::Timeout(database.timeout())));
     // A client that has gone needs no answer.
     let _ = answer.send(result);
 }
 
-async fn chats_of(
+async fn ids(
     database: &Database,
-    query: &Arc<str>,
-    user: &UserId,
+    question: Question<'_>,
     deadline: Instant,
-) -> Result<Vec<ChatId>, DatabaseError> {
+) -> Result<Vec<Id>, DatabaseError> {
     // After a restart of the database each pooled connection may be dead, and each attempt finds
     // out about one.
     let attempts = database.max_connections() + 1;
     let mut attempt = 1;
     loop {
         let result = match database.pool() {
-            Pool::Postgres(pool) => postgres(pool, query, user, deadline, database.timeout()).await,
-            Pool::Sqlite(pool) => sqlite(pool, query, user).await,
+            Pool::Postgres(pool) => postgres(pool, question, deadline, database.timeout()).await,
+            Pool::Sqlite(pool) => sqlite(pool, question).await,
         };
         match result {
             Err(DatabaseError::Failed(error))
@@ -163,16 +216,15 @@ fn is_broken_connection(error: &sqlx::Error) -> bool {
 
 async fn postgres(
     pool: &PgPool,
-    query: &Arc<str>,
-    user: &UserId,
+    question: Question<'_>,
     deadline: Instant,
     limit: Duration,
-) -> Result<Vec<ChatId>, DatabaseError> {
+) -> Result<Vec<Id>, DatabaseError> {
     let mut connection = pool.acquire().await?;
     // A little before the caller gives up, so that this sees it first: a connection that does not
     // answer must not go back into the pool, which would wait for it to.
     let before = deadline.checked_sub(CLOSING).unwrap_or(deadline);
-    let answer = timeout_at(before, ask_postgres(&mut connection, query, user)).await;
+    let answer = timeout_at(before, ask_postgres(&mut connection, question)).await;
     let answer = answer.unwrap_or(Err(DatabaseError::Timeout(limit)));
     match &answer {
         Err(DatabaseError::Timeout(_)) => connection.close_on_drop(),
@@ -186,29 +238,28 @@ async fn postgres(
 
 async fn ask_postgres(
     connection: &mut PgConnection,
-    query: &Arc<str>,
-    user: &UserId,
-) -> Result<Vec<ChatId>, DatabaseError> {
+    question: Question<'_>,
+) -> Result<Vec<Id>, DatabaseError> {
     // Prepared once for each connection and then found in its cache. The server says which type
     // it compares the parameter with, so that an id is sent as what the column is.
-    let sql = AssertSqlSafe(Arc::clone(query)).into_sql_str();
+    let sql = AssertSqlSafe(Arc::clone(question.query)).into_sql_str();
     let statement = connection.prepare(sql).await?;
-    let query = bind(&statement, user.id())?;
-    let rows = query.fetch(connection).take(MAX_CHATS + 1);
+    let query = bind(&statement, question.id)?;
+    let rows = query.fetch(connection).take(question.most + 1);
     let rows: Vec<PgRow> = rows.try_collect().await?;
-    bounded(rows.len())?;
-    let chats = rows.iter().filter_map(|row| postgres_id(row).transpose());
-    chats.map(|id| id.map(ChatId::from)).collect()
+    bounded(rows.len(), question.most)?;
+    let ids = rows.iter().filter_map(|row| postgres_id(row).transpose());
+    ids.collect()
 }
 
-fn bounded(chats: usize) -> Result<(), DatabaseError> {
-    if chats > MAX_CHATS {
-        return Err(DatabaseError::TooManyChats(MAX_CHATS));
+fn bounded(rows: usize, most: usize) -> Result<(), DatabaseError> {
+    if rows > most {
+        return Err(DatabaseError::TooMany(most));
     }
     Ok(())
 }
 
-/// The query with the user id as the type that the server expects. An id that is no value of that
+/// The query with the id as the type that the server expects. An id that is no value of that
 /// type is NULL, which equals nothing.
 fn bind<'q>(
     statement: &'q PgStatement,
@@ -253,21 +304,17 @@ fn postgres_id(row: &PgRow) -> Result<Option<Id>, DatabaseError> {
     Ok(number.map(Id::Number))
 }
 
-async fn sqlite(
-    pool: &SqlitePool,
-    query: &Arc<str>,
-    user: &UserId,
-) -> Result<Vec<ChatId>, DatabaseError> {
-    let query = sqlx::query(AssertSqlSafe(Arc::clone(query)));
-    let query = match user.id() {
+async fn sqlite(pool: &SqlitePool, question: Question<'_>) -> Result<Vec<Id>, DatabaseError> {
+    let query = sqlx::query(AssertSqlSafe(Arc::clone(question.query)));
+    let query = match question.id {
         Id::Number(number) => query.bind(*number),
         Id::Text(text) => query.bind(text.to_string()),
     };
-    let rows = query.fetch(pool).take(MAX_CHATS + 1);
+    let rows = query.fetch(pool).take(question.most + 1);
     let rows: Vec<SqliteRow> = rows.try_collect().await?;
-    bounded(rows.len())?;
-    let chats = rows.iter().filter_map(|row| sqlite_id(row).transpose());
-    chats.map(|id| id.map(ChatId::from)).collect()
+    bounded(rows.len(), question.most)?;
+    let ids = rows.iter().filter_map(|row| sqlite_id(row).transpose());
+    ids.collect()
 }
 
 fn sqlite_id(row: &SqliteRow) -> Result<Option<Id>, DatabaseError> {
@@ -281,13 +328,14 @@ fn sqlite_id(row: &SqliteRow) -> Result<Option<Id>, DatabaseError> {
     }
 }
 
-/// A chat id that can't be part of a channel can't be listened on by anyone; it is left out.
+/// A chat id that can't be part of a channel can't be listened on by anyone, and a user id that can't be
+/// is nobody's; it is left out.
 fn usable(text: &str) -> Option<Id> {
     Id::parse(text)
         .inspect_err(|error| {
             debug!(
                 error = error.to_string(),
-                "a chat is left out because its id can't be a channel's"
+                "a chat or a member is left out because its id can't be a channel's"
             );
         })
         .ok()

@@ -3,7 +3,7 @@
 
 use prometheus_client::registry::Registry;
 
-use crate::{archive, authorize, bus, http, hub, inbox, ingest, tls};
+use crate::{archive, authorize, bus, http, hub, inbox, ingest, presence, tls};
 
 /// What every name begins with.
 const PREFIX: &str = "notify";
@@ -23,6 +23,8 @@ pub struct Metrics {
     pub inbox: inbox::Metrics,
     /// Of asking the backend.
     pub authorize: authorize::Metrics,
+    /// Of presence.
+    pub presence: presence::Metrics,
     /// Of TLS.
     pub tls: tls::Metrics,
     /// Of the HTTP layer.
@@ -40,6 +42,7 @@ impl Metrics {
         self.archive.register(&mut registry);
         self.inbox.register(&mut registry);
         self.authorize.register(&mut registry);
+        self.presence.register(&mut registry);
         self.tls.register(&mut registry);
         self.http.register(&mut registry);
         registry

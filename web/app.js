@@ -1,7 +1,7 @@
 // The demo page: signs a user in, keeps one event stream open, shows what arrives and publishes what is typed.
 // Owns the page's state; how it looks is view.js, how it talks to the server is stream.js.
 
-import { demoData, demoToken, LiveStream, Publisher, wireId } from "./stream.js";
+import { demoData, demoToken, LiveStream, onlineUsers, Publisher, wireId } from "./stream.js";
 import {
   appendItem, byId, dressAvatar, logEvent, showChats, showConnection, showError, showItems, showMembers, showTyping, showUsers,
 } from "./view.js";
@@ -121,6 +121,16 @@ function confirmed(event) {
   byId("sign-in").hidden = true;
   byId("live").hidden = false;
   activate(page.chats.has(page.active) ? page.active : [...page.chats.keys()][0] ?? null);
+  loadPresence(page.stream);
+}
+
+/** Presence is not replayed, so every connection begins with asking. */
+async function loadPresence(stream) {
+  const online = await onlineUsers(stream);
+  if (!online || stream !== page.stream) return;
+  for (const [id, status] of page.presence) if (status === "online" && !online.has(id)) page.presence.delete(id);
+  for (const id of online) if (!page.presence.has(id)) page.presence.set(id, "online");
+  drawMembers();
 }
 
 function received(event) {

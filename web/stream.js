@@ -24,6 +24,15 @@ export async function demoToken(userId) {
   return (await answer.json()).access_token;
 }
 
+/** Who is online of those with whom the user of `stream` shares a chat, as texts; null where that can't be told. */
+export async function onlineUsers(stream) {
+  const answer = await fetch(`/online-users?${stream.claimed}`, {
+    headers: { authorization: `Bearer ${stream.token}` },
+  }).catch(() => null);
+  if (!answer?.ok) return null;
+  return new Set((await answer.json()).users.map((user) => String(user.user_id)));
+}
+
 /** Decimal ids travel as numbers, all others as strings. */
 export function wireId(id) {
   const number = Number(id);

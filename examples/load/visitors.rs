@@ -259,7 +259,7 @@ impl Visitor {
                 }
             }
             Some("caught_up") => self.caught_up = true,
-            Some("ping") => {}
+            Some("ping" | "user_presence") => {}
             other => return Err(format!("{}: {}", other.unwrap_or("?"), event["reason"])),
         }
         Ok(())

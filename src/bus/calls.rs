@@ -1,12 +1,17 @@
-//! Questions from one instance to the others, where there are others to be reached.
+//! Questions from one instance to the others, and what it tells them, where there are others to be
+//! reached.
 
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Client, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, SelectAll, StreamExt as _, select_all};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
+
+/// How long the NATS client may take to take what is told.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// Asks other instances and is asked by them. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -80,6 +85,33 @@ impl Calls {
         }
     }
 
+    /// What is told on a topic, by this instance too, in the order in which each instance said it. Never
+    /// ends.
+    pub async fn hear(&self, topic: &str) -> BoxStream<'static, Bytes> {
+        let Some(line) = &self.0 else {
+            return futures_util::stream::pending().boxed();
+        };
+        let heard = match line.client.subscribe(line.topic(topic)).await {
+            Ok(subscriber) => subscriber.map(|message| message.payload).boxed(),
+            // Refused only once the client has stopped, and the server with it.
+            Err(_) => futures_util::stream::empty().boxed(),
+        };
+        heard.chain(futures_util::stream::pending()).boxed()
+    }
+
+    /// Tells all instances something on a topic, this one too; `false` where NATS is not there or does
+    /// not take it in time. It is not kept for later.
+    pub async fn tell(&self, topic: &str, payload: Bytes) -> bool {
+        let Some(line) = &self.0 else {
+            return false;
+        };
+        if line.client.connection_state() != State::Connected {
+            return false;
+        }
+        let told = line.client.publish(line.topic(topic), payload);
+        matches!(timeout(TELLING, told).await, Ok(Ok(())))
+    }
+
     /// Asks all instances, this one too; the answers come until the deadline.
     pub async fn ask_all(&self, payload: Bytes, within: Duration) -> Answers {
         let Some(line) = &self.0 else {
@@ -116,6 +148,10 @@ impl Calls {
 impl Line {
     fn to_all(&self) -> String {
         format!("{}.all", self.prefix)
+    }
+
+    fn topic(&self, topic: &str) -> String {
+        format!("{}.{topic}", self.prefix)
     }
 
     fn to_one(&self, instance: &str) -> String {

@@ -20,6 +20,7 @@ use crate::database::DatabaseConfig;
 use crate::http::ServerConfig;
 use crate::hub::{HistoryConfig, StreamConfig};
 use crate::ingest::EventsConfig;
+use crate::presence::PresenceConfig;
 use crate::telemetry::LoggingConfig;
 use crate::tls::TlsConfig;
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// What events may be like.
     pub events: EventsConfig,
+    /// Telling who is online.
+    pub presence: PresenceConfig,
     /// What is logged.
     pub logging: LoggingConfig,
 }
@@ -86,6 +89,7 @@ impl Default for Config {
             jetstream: JetStreamConfig::default(),
             database: DatabaseConfig::default(),
             events: EventsConfig::default(),
+            presence: PresenceConfig::default(),
             logging: LoggingConfig::default(),
         }
     }

@@ -10,6 +10,9 @@ use crate::bus::{LogKind, nats};
 use crate::causes::Causes;
 use crate::database::Kind;
 
+/// The longest that somebody who has gone may count as online.
+const LONGEST_GRACE: Duration = Duration::from_secs(300);
+
 /// Everything that is wrong.
 pub(super) fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -50,6 +53,7 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
         ("nats.pending_limit", config.nats.pending_limit),
         ("events.max_payload", config.events.max_payload.bytes()),
         ("auth.max_token_bytes", config.auth.max_token_bytes),
+        ("presence.max_listeners", config.presence.max_listeners),
     ];
     for (key, value) in counts {
         if value == 0 {
@@ -71,6 +75,13 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
             let least = humantime::format_duration(least);
             problems.push(Problem::at(key, format!("must be at least {least}")).with_value(value));
         }
+    }
+    let grace = config.presence.grace;
+    if grace.0 > LONGEST_GRACE {
+        let longest = humantime::format_duration(LONGEST_GRACE);
+        problems.push(
+            Problem::at("presence.grace", format!("must be at most {longest}")).with_value(grace),
+        );
     }
 }
 
@@ -232,14 +243,22 @@ fn own_subjects(config: &Config, problems: &mut Vec<Problem>) {
 }
 
 fn database(config: &Config, problems: &mut Vec<Problem>) {
-    if !config.database.membership_query.contains("$1") {
-        problems.push(
-            Problem::at(
-                "database.membership_query",
-                "must use $1, which is the user id",
-            )
-            .with_value(&config.database.membership_query),
-        );
+    let queries = [
+        (
+            "database.membership_query",
+            &config.database.membership_query,
+            "must use $1, which is the user id",
+        ),
+        (
+            "database.members_query",
+            &config.database.members_query,
+            "must use $1, which is the chat id",
+        ),
+    ];
+    for (key, query, why) in queries {
+        if !query.contains("$1") {
+            problems.push(Problem::at(key, why).with_value(query));
+        }
     }
     match &config.database.url {
         Some(url) if Kind::of(url).is_none() => {

@@ -18,6 +18,9 @@ pub struct DatabaseConfig {
     pub timeout: Period,
     /// Which chats a user is in: `$1` is the user id, the first column the chat id.
     pub membership_query: String,
+    /// Which users are in a chat: `$1` is the chat id, the first column the user id. Needed to say who is
+    /// online only.
+    pub members_query: String,
 }
 
 impl Default for DatabaseConfig {
@@ -28,6 +31,8 @@ impl Default for DatabaseConfig {
             timeout: Period::secs(3),
             membership_query:
                 "SELECT chat_id FROM chat_members WHERE user_id = $1 AND left_at IS NULL".to_owned(),
+            members_query:
+                "SELECT user_id FROM chat_members WHERE chat_id = $1 AND left_at IS NULL".to_owned(),
         }
     }
 }

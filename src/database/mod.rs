@@ -76,15 +76,15 @@ pub enum DatabaseError {
     Migrate(#[from] MigrateError),
     /// The query's parameter has a type that no user id can be written as.
     #[error(
-        "the membership query compares the user id with type {0}; cast it in the query, e.g. CAST($1 AS TEXT)"
+        "a membership query compares $1 with type {0}; cast it in the query, e.g. CAST($1 AS TEXT)"
     )]
     Parameter(String),
-    /// The query returns more rows than anyone has chats.
-    #[error("the membership query returns more than {0} chats for one user")]
-    TooManyChats(usize),
-    /// The query's result has a type that is no chat id.
+    /// The query returns more rows than anyone has chats, or than members are looked up.
+    #[error("a membership query returns more than {0} rows")]
+    TooMany(usize),
+    /// The query's result has a type that is no id.
     #[error(
-        "the membership query returns a column of type {0}; integers, text and UUIDs are understood"
+        "a membership query returns a column of type {0}; integers, text and UUIDs are understood"
     )]
     Column(String),
     /// The runtime is stopping.

@@ -40,6 +40,9 @@ pub enum ApiError {
     /// The database can't say what it is asked.
     #[error("the database is not available")]
     Database(#[from] DatabaseError),
+    /// The database can't say who is in a chat.
+    #[error("the database does not say who is in the chat, which takes database.members_query")]
+    Members(#[source] DatabaseError),
     /// The bus does not take the message.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -155,7 +158,7 @@ impl ApiError {
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Token(TokenError::KeysUnavailable(_)) | Self::Database(_) => {
+            Self::Token(TokenError::KeysUnavailable(_)) | Self::Database(_) | Self::Members(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Token(_) => StatusCode::UNAUTHORIZED,

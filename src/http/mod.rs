@@ -15,6 +15,7 @@ mod events;
 mod health;
 mod messages;
 mod metrics;
+mod online;
 mod openapi;
 mod outgoing;
 mod pages;
@@ -46,8 +47,10 @@ use crate::bus::subject::Pattern;
 use crate::event::decode::Rules;
 use crate::hub::{Hub, LocalHub};
 use crate::inbox::Inbox;
+use crate::members::Members;
 use crate::membership::Membership;
 use crate::peers::Peers;
+use crate::presence::Presence;
 
 /// The largest request body, in bytes: a payload of the default limit in its longest escaping.
 const MAX_BODY: usize = 1024 * 1024;
@@ -64,6 +67,8 @@ pub struct Parts {
     pub verifier: Verifier,
     /// Looks chats up.
     pub membership: Membership,
+    /// Looks the members of chats up.
+    pub members: Members,
     /// Finds out about clients that come back.
     pub archive: Archive,
     /// Publishes.
@@ -82,6 +87,8 @@ pub struct Parts {
     pub authorizer: Authorizer,
     /// Knows the other instances.
     pub peers: Peers,
+    /// Knows who is online.
+    pub presence: Presence,
     /// Says how much may be published.
     pub rate: PublishRate,
     /// Counts what the HTTP layer does.
@@ -101,6 +108,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
     service
         .app_data(Data::new(parts.verifier))
         .app_data(Data::new(parts.membership))
+        .app_data(Data::new(parts.members))
         .app_data(Data::new(parts.archive))
         .app_data(Data::new(parts.bus))
         .app_data(web::PayloadConfig::new(max_body(&parts.rules)))
@@ -111,6 +119,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.inbox))
         .app_data(Data::new(parts.authorizer))
         .app_data(Data::new(parts.peers))
+        .app_data(Data::new(parts.presence))
         .app_data(Data::new(parts.rate))
         .app_data(Data::new(parts.metrics))
         .app_data(Data::new(parts.exporter))

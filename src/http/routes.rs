@@ -8,8 +8,8 @@ use actix_web::web;
 use actix_web::{HttpResponse, Resource};
 
 use super::error::ApiError;
-use super::{bus, channels, connections, development, events, health, messages, metrics, openapi};
-use super::{pages, poll, probe, receipts, stats};
+use super::{bus, channels, connections, development, events, health, messages, metrics, online};
+use super::{openapi, pages, poll, probe, receipts, stats};
 
 /// An address.
 pub(super) struct Route {
@@ -54,6 +54,7 @@ pub(super) fn table() -> Vec<Route> {
             r.route(web::post().to(receipts::acknowledge))
         }),
         readable("/api/v1/messages/{id}/receipts", || web::to(receipts::list)),
+        readable("/online-users", || web::to(online::list)),
         resource("/api/v1/connections", "GET, HEAD, DELETE, OPTIONS", |r| {
             r.route(web::get().to(connections::list))
                 .route(web::head().to(connections::list))

@@ -6,6 +6,7 @@
 //! thread: it registers sessions. The hub knows events and nothing of HTTP, buses or databases.
 
 pub mod admission;
+mod attendance;
 mod handout;
 mod history;
 mod inspect;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Level, enabled};
 use uuid::Uuid;
 
+pub use attendance::{Attendance, Changes};
 pub use handout::Handed;
 pub use history::HistoryConfig;
 pub use inspect::{
@@ -51,7 +53,7 @@ pub use settings::StreamConfig;
 pub use stream::{LocalHub, PendingSession, SessionStream};
 pub use task::ShardTask;
 
-use crate::event::{ChatId, Event, EventId, Frame, Tracked, UserId};
+use crate::event::{Channel, ChatId, Event, EventId, Frame, Tracked, UserId};
 use admission::Admission;
 use handout::Handout;
 use history::History;
@@ -74,6 +76,7 @@ pub struct Hub(Arc<Inner>);
 struct Inner {
     settings: Arc<StreamConfig>,
     admission: Admission,
+    attendance: Attendance,
     metrics: Metrics,
     /// Written here, before an event is sent to the shards, and read by them.
     history: Arc<RwLock<History>>,
@@ -128,6 +131,7 @@ impl Hub {
         Self(Arc::new(Inner {
             settings: Arc::new(settings),
             admission,
+            attendance: Attendance::default(),
             metrics,
             history: Arc::new(RwLock::new(History::new(history, origin))),
             shards: Mutex::new(Shards {
@@ -151,6 +155,7 @@ impl Hub {
             Arc::clone(&self.0.settings),
             self.0.metrics.clone(),
             Arc::clone(&self.0.history),
+            self.0.attendance.clone(),
             shards.head,
         );
         let hub = LocalHub(Rc::new(RefCell::new(shard)));
@@ -270,11 +275,41 @@ impl Hub {
     /// over a time that makes them as many a second as configured.
     pub async fn drain(&self) {
         self.0.admission.stop();
+        self.send(&Command::Drain(self.spread()), None).await;
+    }
+
+    /// The time over which the clients that are here now would be asked to come back.
+    #[must_use]
+    pub fn spread(&self) -> Duration {
         let sessions = u32::try_from(self.0.admission.total()).unwrap_or(u32::MAX);
         let seconds = f64::from(sessions) / f64::from(self.0.settings.reconnect_rate.max(1));
         // At least a second, so that even a few clients don't come in the same instant.
-        let spread = Duration::from_secs_f64(seconds.max(1.0));
-        self.send(&Command::Drain(spread), None).await;
+        Duration::from_secs_f64(seconds.max(1.0))
+    }
+
+    /// The chats that the sessions of a user who is here listen on; `None` for a user without a stream of
+    /// the user's own here.
+    pub async fn chats_here(&self, user: &UserId) -> Option<Vec<ChatId>> {
+        let (sender, mut answers) = mpsc::channel(SHARDS);
+        let command = Command::ChatsHere(user.clone(), sender);
+        self.send(&command, None).await;
+        drop(command);
+        answers.recv().await
+    }
+
+    /// How many sessions listen on each of some channels.
+    pub async fn listeners(&self, channels: Vec<Channel>) -> Vec<usize> {
+        let mut sum = vec![0; channels.len()];
+        let (sender, mut answers) = mpsc::channel(SHARDS);
+        let command = Command::Listeners(channels.into(), sender);
+        self.send(&command, None).await;
+        drop(command);
+        while let Some(counts) = answers.recv().await {
+            for (sum, count) in sum.iter_mut().zip(counts) {
+                *sum += count;
+            }
+        }
+        sum
     }
 
     /// Begins to look up again which chats the live sessions are in, and gives their users. Joins
@@ -349,6 +384,12 @@ impl Hub {
         let shards = self.0.shards.lock();
         let open = shards.inboxes.iter().filter(|inbox| !inbox.is_closed());
         open.count()
+    }
+
+    /// Which users are here.
+    #[must_use]
+    pub fn attendance(&self) -> &Attendance {
+        &self.0.attendance
     }
 
     /// Who is counted and admitted.

@@ -194,6 +194,13 @@ impl<S> Registry<S> {
         })
     }
 
+    /// How many sessions listen on a channel.
+    #[must_use]
+    pub fn listener_count(&self, channel: &Channel) -> usize {
+        let index = self.channels.get(channel);
+        index.map_or(0, |index| self.listeners[*index as usize].sessions.len())
+    }
+
     /// The channels that somebody listens on, with the number of listeners, in no order.
     pub fn channels(&self) -> impl Iterator<Item = (&Channel, usize)> {
         let listeners = self.listeners.iter();

@@ -7,6 +7,7 @@ use tracing::{Span, info_span};
 use uuid::Uuid;
 
 use super::admission::Permit;
+use super::attendance::Attending;
 use super::inspect::Client;
 use super::notice::End;
 use super::outbox::Outbox;
@@ -69,6 +70,8 @@ pub(super) struct Session {
     pub(super) opened_at: Instant,
     pub(super) events_sent: u64,
     pub(super) connection_id: Uuid,
+    /// Set while the session shows that its user is here.
+    pub(super) attending: Option<Attending>,
     /// Held for as long as the session counts.
     _permit: Permit,
 }
@@ -116,6 +119,7 @@ impl Session {
             opened_at: now,
             events_sent: 0,
             connection_id: opening.connection_id,
+            attending: None,
             _permit: opening.permit,
         }
     }

@@ -23,6 +23,7 @@ use rand::Rng as _;
 use tracing::info;
 
 use super::Delivery;
+use super::attendance::Attendance;
 use super::handout::{Handed, Handout, Parcel};
 use super::history::History;
 use super::metrics::Metrics;
@@ -55,6 +56,8 @@ pub(super) struct Shard {
     metrics: Metrics,
     /// Of all shards; written before an event reaches any of them.
     history: Arc<RwLock<History>>,
+    /// Of all shards.
+    attendance: Attendance,
     /// The last event with a place in the log that went through here.
     head: EventId,
     /// The number of the last event without one that went through here.
@@ -69,6 +72,7 @@ impl Shard {
         settings: Arc<StreamConfig>,
         metrics: Metrics,
         history: Arc<RwLock<History>>,
+        attendance: Attendance,
         head: EventId,
     ) -> Self {
         Self {
@@ -84,6 +88,7 @@ impl Shard {
             settings,
             metrics,
             history,
+            attendance,
             head,
             unlogged: 0,
             serial: 0,

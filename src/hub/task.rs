@@ -13,7 +13,7 @@ use tracing::debug;
 use super::handout::Handout;
 use super::inspect::{Finding, Question};
 use super::{Delivery, Gap, LocalHub, StreamConfig};
-use crate::event::{ChatId, Event, UserId};
+use crate::event::{Channel, ChatId, Event, UserId};
 
 /// The most commands that a shard handles before it lets its connections write. Half an outbox, in
 /// events or bytes, is a bound, too: a burst must not end sessions that read as fast as they are
@@ -34,6 +34,10 @@ pub(super) enum Command {
     FinishRefresh(Arc<(UserId, Vec<ChatId>)>),
     Find(Arc<Question>, mpsc::Sender<Finding>),
     Hand(Arc<Handout>),
+    /// Asks on which chats a user's own stream listens; answered only where there is one.
+    ChatsHere(UserId, mpsc::Sender<Vec<ChatId>>),
+    /// Asks how many sessions listen on each of some channels.
+    Listeners(Arc<[Channel]>, mpsc::Sender<Vec<usize>>),
 }
 
 /// Counts an event's recipients over all shards, and logs the sum when the last one is done.
@@ -139,6 +143,15 @@ impl ShardTask {
                     let _ = answers.try_send(found);
                 }
                 Command::Hand(handout) => self.hub.0.borrow_mut().hand(&handout, now),
+                Command::ChatsHere(user, answers) => {
+                    if let Some(chats) = self.hub.0.borrow_mut().chats_of(&user) {
+                        let _ = answers.try_send(chats);
+                    }
+                }
+                Command::Listeners(channels, answers) => {
+                    let counts = self.hub.0.borrow().listeners(&channels);
+                    let _ = answers.try_send(counts);
+                }
                 Command::FinishRefresh(chats) => {
                     let (user, chats) = &*chats;
                     self.hub.0.borrow_mut().finish_refresh(user, chats, now);

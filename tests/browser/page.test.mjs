@@ -112,6 +112,14 @@ test("presence, joins and leaves are shown", async () => {
   await window.close();
 });
 
+test("who is online is shown, whoever came first", async () => {
+  const first = await signedIn(2, 1);
+  const second = await signedIn(3, 1);
+  await first.page.locator("[data-testid=member-3][data-presence=online]").waitFor();
+  await second.page.locator("[data-testid=member-2][data-presence=online]").waitFor();
+  await Promise.all([first.close(), second.close()]);
+});
+
 test("a user who is added to a chat and removed again sees it come and go", async () => {
   const window = await signedIn(5, 1);
   const member = { chat_id: 2, user_id: 5 };

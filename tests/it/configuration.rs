@@ -50,6 +50,8 @@ async fn defaults_are_as_documented() {
         ("/stream/ping_interval", json!("30s")),
         ("/stream/outbox_events", json!(256)),
         ("/stream/write_timeout", json!("30s")),
+        ("/presence/enabled", json!(true)),
+        ("/presence/grace", json!("10s")),
         (
             "/auth/user_id_claims",
             json!(["user.id", "user_id", "id", "sub"]),
@@ -248,6 +250,12 @@ async fn impossible_values_are_found() {
         ),
         ("auth: {keys: [{pem: nonsense}]}", "auth.keys"),
         ("nats: {subjects: []}", "nats.subjects"),
+        ("presence: {grace: 6m}", "presence.grace"),
+        ("presence: {max_listeners: 0}", "presence.max_listeners"),
+        (
+            "database: {url: \"sqlite://x\", members_query: SELECT 1}",
+            "database.members_query",
+        ),
         ("log: jetstream", "nats.url"),
         ("jetstream: {stream: a.b}", "jetstream.stream"),
         ("jetstream: {replicas: 0}", "jetstream.replicas"),

@@ -35,6 +35,7 @@ mod nats;
 mod nats_security;
 mod openapi;
 mod poll;
+mod presence;
 mod publishing;
 mod resume;
 mod routing;

@@ -23,7 +23,9 @@ pub(super) use stream::{StreamEvent, Streaming};
 use refusals::Shared;
 use security::Schemes;
 
-use super::{bus, channels, connections, development, events, health, messages, metrics, pages};
+use super::{
+    bus, channels, connections, development, events, health, messages, metrics, online, pages,
+};
 use super::{poll, probe, receipts, stats};
 
 /// What is true of all endpoints.
@@ -54,7 +56,7 @@ is answered with `Allow`, and any other method with 405 and the same header.
         (name = "Streams", description = "Events as they happen, and what was missed."),
         (name = "Publishing", description = "Sending messages, answered when the log has them."),
         (name = "Acknowledgements", description = "Who has dealt with which message."),
-        (name = "Connections", description = "Who is connected to what, on all instances. Takes the claim `notify.admin`."),
+        (name = "Connections", description = "Who is online, and who is connected to what, on all instances; all but `/online-users` and `/api/sse/stats` take the claim `notify.admin`."),
         (name = "Operations", description = "How the server is doing."),
         (name = "Pages", description = "Pages and documents that the server carries."),
         (name = "Development", description = "Only in development mode, and only for pages of this server."),
@@ -74,6 +76,7 @@ is answered with `Allow`, and any other method with 405 and the same header.
         bus::publish,
         receipts::acknowledge,
         receipts::list,
+        online::list,
         connections::list,
         connections::end_user,
         stats::stats,

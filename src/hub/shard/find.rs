@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Shard;
-use crate::event::Timestamp;
+use crate::event::{Channel, ChatId, Resource, Timestamp, UserId};
 use crate::hub::inspect::{Connection, Filter, Finding, Question, Stats, Target};
 use crate::hub::notice::End;
 use crate::hub::registry::SessionKey;
@@ -26,6 +26,22 @@ impl Shard {
             }
             Question::End(target) => Finding::Ended(self.end_target(target, now)),
         }
+    }
+
+    /// The chats that a user's own stream listens on; `None` where there is none.
+    pub(in crate::hub) fn chats_of(&mut self, user: &UserId) -> Option<Vec<ChatId>> {
+        let own = self.registry.sessions_of(user).into_iter().find(|key| {
+            let session = self.registry.get_mut(*key);
+            session.is_some_and(|session| session.is_live() && session.named_channels.is_none())
+        })?;
+        let channels = self.registry.channels_of(own).into_iter();
+        let chats = channels.filter(|channel| *channel.resource() == Resource::Chat);
+        Some(chats.map(|chat| ChatId::from(chat.id().clone())).collect())
+    }
+
+    pub(in crate::hub) fn listeners(&self, channels: &[Channel]) -> Vec<usize> {
+        let count = |channel| self.registry.listener_count(channel);
+        channels.iter().map(count).collect()
     }
 
     fn connections(&mut self, filter: &Filter, now: Instant) -> Vec<Connection> {

@@ -66,6 +66,9 @@ impl Shard {
                 Vec::new()
             }
         };
+        if session.is_live() {
+            session.attending = Some(self.attendance.enter(&user));
+        }
         session.after_unlogged = unlogged;
         let (serial, at) = (session.serial, session.next_due(now, &timing));
         let scope = session.scope();

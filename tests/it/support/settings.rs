@@ -32,8 +32,8 @@ enum Config {
 
 impl Settings {
     /// A production server with one HS256 key and an SQLite database of the chat backend, on a
-    /// port of the system's choice, that logs JSON at `debug`. The embedded bus, unless `nats`
-    /// follows.
+    /// port of the system's choice, that logs JSON at `debug` and tells nobody who is online. The
+    /// embedded bus, unless `nats` follows.
     pub(crate) fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let database = format!("sqlite://{}", directory.path().join("chat.db").display());
@@ -44,6 +44,8 @@ impl Settings {
                 "server": {"host": "127.0.0.1", "port": 0},
                 "auth": {"keys": [{"algorithm": "HS256", "secret": tokens::SECRET}]},
                 "database": {"url": database},
+                // Tests count on every event that they get.
+                "presence": {"enabled": false},
                 "logging": {"level": "debug", "format": "json"},
             })),
         )
