@@ -16,6 +16,7 @@
 //! | [`hub`] | which sessions listen on which channel; their outboxes; routing |
 //! | [`transport`] | a session as the body of a response |
 //! | [`peers`] | the other instances: who is there, and asking all of them |
+//! | [`discovery`] | this instance in the directory of NATS services |
 //! | [`auth`] | from a token to an identity |
 //! | [`authorize`] | permissions that the backend is asked for |
 //! | [`database`], [`membership`] | the pool, and who is in which chat |
@@ -36,6 +37,7 @@ pub mod bus;
 pub mod causes;
 pub mod config;
 pub mod database;
+pub mod discovery;
 pub mod event;
 pub mod http;
 pub mod hub;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use actix_web::HttpResponse;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::Data;
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
@@ -21,6 +22,12 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long the database may take to answer a probe.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The `status` when nothing is wrong, and when something is.
+type Words = [&'static str; 2];
+
+const READY: Words = ["ready", "not_ready"];
+const HEALTH: Words = ["ok", "unhealthy"];
+
 /// Says how the server is doing. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Health(Arc<Inner>);
@@ -31,6 +38,7 @@ struct Inner {
     database: Database,
     hub: Hub,
     verifier: Verifier,
+    instance: String,
     started: Instant,
     stopping: AtomicBool,
     last_ping: Mutex<Option<(Instant, Component)>>,
@@ -52,31 +60,39 @@ struct Components {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct Report {
     status: &'static str,
     #[serde(flatten)]
     about: Option<About>,
     /// What is wrong, in words; empty when nothing is.
     problems: Vec<String>,
-    components: &'a Components,
+    components: Components,
 }
 
 #[derive(Serialize)]
 struct About {
     version: &'static str,
+    instance: String,
     uptime_secs: u64,
     connections: usize,
 }
 
 impl Health {
-    /// Watches these.
+    /// Watches these, of the instance of this name.
     #[must_use]
-    pub fn new(bus: Bus, database: Database, hub: Hub, verifier: Verifier) -> Self {
+    pub fn new(
+        instance: String,
+        bus: Bus,
+        database: Database,
+        hub: Hub,
+        verifier: Verifier,
+    ) -> Self {
         Self(Arc::new(Inner {
             bus,
             database,
             hub,
             verifier,
+            instance,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             last_ping: Mutex::new(None),
@@ -129,27 +145,39 @@ impl Health {
         }
     }
 
-    async fn answer(&self, words: [&'static str; 2], with_about: bool) -> HttpResponse {
+    /// What `/health` answers.
+    pub async fn to_json(&self) -> Bytes {
+        let report = self.report(HEALTH, true).await;
+        // Plain text and numbers always serialize.
+        serde_json::to_vec(&report).unwrap_or_default().into()
+    }
+
+    async fn report(&self, [good, bad]: Words, with_about: bool) -> Report {
         let components = self.components().await;
         let problems = components.problems();
-        let [good, bad] = words;
-        let mut response = if problems.is_empty() {
+        Report {
+            status: if problems.is_empty() { good } else { bad },
+            about: with_about.then(|| About {
+                version: env!("CARGO_PKG_VERSION"),
+                instance: self.0.instance.clone(),
+                uptime_secs: self.0.started.elapsed().as_secs(),
+                connections: self.0.hub.admission().total(),
+            }),
+            problems,
+            components,
+        }
+    }
+
+    async fn answer(&self, words: Words, with_about: bool) -> HttpResponse {
+        let report = self.report(words, with_about).await;
+        let mut response = if report.problems.is_empty() {
             HttpResponse::Ok()
         } else {
             let mut response = HttpResponse::ServiceUnavailable();
             response.insert_header((RETRY_AFTER, FRESH.as_secs()));
             response
         };
-        response.json(Report {
-            status: if problems.is_empty() { good } else { bad },
-            about: with_about.then(|| About {
-                version: env!("CARGO_PKG_VERSION"),
-                uptime_secs: self.0.started.elapsed().as_secs(),
-                connections: self.0.hub.admission().total(),
-            }),
-            problems,
-            components: &components,
-        })
+        response.json(report)
     }
 }
 
@@ -187,10 +215,10 @@ pub(super) async fn live() -> HttpResponse {
 
 /// `GET /ready`: whether new clients should be sent here.
 pub(super) async fn ready(health: Data<Health>) -> HttpResponse {
-    health.answer(["ready", "not_ready"], false).await
+    health.answer(READY, false).await
 }
 
 /// `GET /health`: the same, with what else an operator asks first.
 pub(super) async fn health(health: Data<Health>) -> HttpResponse {
-    health.answer(["ok", "unhealthy"], true).await
+    health.answer(HEALTH, true).await
 }

@@ -16,6 +16,7 @@ mod connections;
 mod cors;
 mod decoding;
 mod development;
+mod discovery;
 mod event_stream;
 mod failover;
 mod health;
