@@ -30,6 +30,7 @@ mod log_resume;
 mod logs;
 mod membership;
 mod messages;
+mod migrating;
 mod model;
 mod nats;
 mod nats_security;
