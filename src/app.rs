@@ -1,6 +1,7 @@
 //! Builds the server from its configuration, spawns everything that lives long, watches over it
 //! and stops it in order. Nothing else spawns a task that outlives its caller.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::bus::nats::ConnectError;
 use crate::bus::{Bucket, Bus, EmbeddedBus, Feed, LogError, LogKind, nats};
 use crate::config::Config;
 use crate::database::{self, Database, DatabaseError};
+use crate::discovery::Discovery;
 use crate::http::{self, ClientCertificates, Development, Exporter, Health, Parts, PublishRate};
 use crate::hub::Hub;
 use crate::hub::admission::{Admission, Quota};
@@ -61,6 +63,7 @@ pub struct Application {
     peers: Peers,
     inbox: Inbox,
     presence: Presence,
+    discovery: Discovery,
     health: Health,
     database: Database,
     tasks: JoinSet<RunError>,
@@ -179,7 +182,13 @@ impl Application {
         }
         let own_database = config.owns_database().then(|| database.clone());
         first_words(&hub, &mut tasks).await?;
-        let health = Health::new(bus.clone(), database.clone(), hub.clone(), verifier.clone());
+        let health = Health::new(
+            peers.instance().to_owned(),
+            bus.clone(),
+            database.clone(),
+            hub.clone(),
+            verifier.clone(),
+        );
         let parts = Parts {
             health: health.clone(),
             verifier,
@@ -195,7 +204,7 @@ impl Application {
             ),
             peers: peers.clone(),
             presence: presence.clone(),
-            bus,
+            bus: bus.clone(),
             rules,
             patterns: config.nats.patterns().map_err(ConnectError::from)?,
             hub: hub.clone(),
@@ -215,12 +224,17 @@ impl Application {
             None => None,
         };
         let listener = listen(&config, parts, files, tls)?;
+        let about = metadata(listener.address());
+        let (discovery, discovery_task) =
+            Discovery::new(&bus, peers.clone(), health.clone(), about).await;
+        spawn(&mut tasks, "the discovery task", discovery_task.run());
         Ok(Self {
             config,
             hub,
             peers,
             inbox,
             presence,
+            discovery,
             health,
             database,
             tasks,
@@ -267,6 +281,7 @@ impl Application {
         let deadline = self.config.server.drain_timeout;
         info!(connections, "stopping");
         self.health.stopping();
+        self.discovery.leave();
         tokio::time::sleep(self.config.server.unready_delay.0).await;
         self.hub.admission().stop();
         // The listener closes before the streams are told to go, so that none of them comes back to
@@ -319,6 +334,14 @@ fn machine_name() -> String {
     let file = std::fs::read_to_string("/proc/sys/kernel/hostname");
     let name = file.or_else(|_| std::env::var("HOSTNAME"));
     name.unwrap_or_default()
+}
+
+/// Where this instance is, for the directory of NATS services.
+fn metadata(address: SocketAddr) -> HashMap<String, String> {
+    HashMap::from([
+        ("host".to_owned(), machine_name().trim().to_owned()),
+        ("address".to_owned(), address.to_string()),
+    ])
 }
 
 /// In development mode, the development key is one of the keys that tokens may be signed with.

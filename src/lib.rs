@@ -17,6 +17,7 @@
 //! | [`transport`] | a session as the body of a response |
 //! | [`peers`] | the other instances: who is there, and asking all of them |
 //! | [`presence`] | who is online, over all instances, and telling it |
+//! | [`discovery`] | this instance in the directory of NATS services |
 //! | [`auth`] | from a token to an identity |
 //! | [`authorize`] | permissions that the backend is asked for |
 //! | [`database`], [`membership`], [`members`] | the pool, and who is in which chat |
@@ -37,6 +38,7 @@ pub mod bus;
 pub mod causes;
 pub mod config;
 pub mod database;
+pub mod discovery;
 pub mod event;
 pub mod http;
 pub mod hub;

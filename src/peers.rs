@@ -171,6 +171,17 @@ impl Peers {
         self.0.calls.is_shared()
     }
 
+    /// This instance in numbers.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        Summary {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_secs: self.0.started.elapsed().as_secs(),
+            connections: self.0.hub.admission().total(),
+            totals: self.0.hub.totals(),
+        }
+    }
+
     /// Asks all instances about their sessions.
     pub async fn find(&self, question: Question) -> Gathered<Finding> {
         let gathered = self.gather(Request::Find(question), PATIENCE).await;
@@ -307,12 +318,7 @@ impl Peers {
         match request {
             Request::Hello | Request::Bye => None,
             Request::Find(question) => Some(Reply::Found(inner.hub.find(question).await)),
-            Request::Summary => Some(Reply::Summary(Summary {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                uptime_secs: inner.started.elapsed().as_secs(),
-                connections: inner.hub.admission().total(),
-                totals: inner.hub.totals(),
-            })),
+            Request::Summary => Some(Reply::Summary(self.summary())),
             Request::Track(message) => inner.hub.track(&message).then_some(Reply::Tracking),
             Request::Written(messages, within) => {
                 let within = Duration::from_millis(within).min(LONGEST);

@@ -13,10 +13,13 @@
 //! Exit code: 0, or 1 if an event was lost, doubled or out of order, a stream refused or ended, or a target
 //! missed; 2 for a usage error.
 
+mod caller;
 mod desk;
 mod fleet;
 mod histogram;
+mod list;
 mod process;
+mod publish;
 mod publisher;
 mod report;
 mod resume;
@@ -115,6 +118,10 @@ enum Scenario {
     },
     /// Open the streams, end them, publish what they miss, and have all of them come back at once
     Resume(resume::Resume),
+    /// Publish over HTTP, to the streams
+    Publish(publish::Publish),
+    /// List all connections, while some get events
+    List(list::List),
     /// Open the streams and let them be
     Idle {
         /// Duration in seconds

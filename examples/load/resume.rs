@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Streams that stay.
-const PROBES: usize = 10;
+pub(crate) const PROBES: usize = 10;
 
 /// The most events that one storm can take on these, for the books: ten minutes at 1,000 a second.
 const MOST: u64 = 600_000;
@@ -162,7 +162,7 @@ impl Storm {
     }
 }
 
-fn report_live(report: &mut Report, name: &str, probes: &Fleet) {
+pub(crate) fn report_live(report: &mut Report, name: &str, probes: &Fleet) {
     let tally = probes.desk.tally.borrow();
     let latency: &Histogram = &tally.latency;
     report.figure(&format!("{name}_samples"), tally.delivered as f64, "");

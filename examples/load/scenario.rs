@@ -21,9 +21,20 @@ pub(crate) const MICRO: f64 = 1e6;
 pub(crate) async fn run(options: &Options) -> Result<Report> {
     let server = options.server_pid.map(Process::new);
     let mut report = Report::new();
-    if let Scenario::Resume(resume) = options.scenario {
-        resume.run(options, server, &mut report).await?;
-        return Ok(report);
+    match options.scenario {
+        Scenario::Resume(resume) => {
+            resume.run(options, server, &mut report).await?;
+            return Ok(report);
+        }
+        Scenario::Publish(publish) => {
+            publish.run(options, server, &mut report).await?;
+            return Ok(report);
+        }
+        Scenario::List(list) => {
+            list.run(options, server, &mut report).await?;
+            return Ok(report);
+        }
+        _ => {}
     }
     // What the first stream ever costs (code paged in, threads, caches) is not what a stream costs.
     drop(Fleet::open(options, 1, 1).await?);
@@ -56,7 +67,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
             run.report(&mut report)?;
             report.figure("publisher_late_max_ms", late.as_secs_f64() * 1e3, "ms");
         }
-        Scenario::Resume(_) => {}
+        Scenario::Resume(_) | Scenario::Publish(_) | Scenario::List(_) => {}
         Scenario::Burst { events, content } => {
             let publisher = Publisher::connect(&options.nats, options.chat, content).await?;
             let run = Run::start(&fleet, server, events as u64)?;

@@ -22,7 +22,7 @@ pub use bucket::{Bucket, BucketError, Record};
 pub use calls::{Answers, Call, Calls};
 pub use embedded::EmbeddedBus;
 pub use nats::jetstream::{Batch, Extent, JetStreamConfig, LogError, LogKind, LogReader, Logged};
-pub use nats::{NatsBus, NatsConfig};
+pub use nats::{Card, Inquiry, NatsBus, NatsConfig, RegisterError, Registration};
 pub use receipts::Submitted;
 
 use crate::event::{EventId, Timestamp};
@@ -239,6 +239,17 @@ impl Bus {
         match self {
             Self::Embedded(_) => Calls::alone(),
             Self::Nats(bus) => bus.calls(),
+        }
+    }
+
+    /// Lets this instance be found through NATS; `None` where there is no NATS, or it is not to be.
+    ///
+    /// # Errors
+    /// The client has stopped.
+    pub async fn register(&self, card: Card) -> Result<Option<Registration>, RegisterError> {
+        match self {
+            Self::Embedded(_) => Ok(None),
+            Self::Nats(bus) => bus.register(card).await,
         }
     }
 

@@ -252,13 +252,7 @@ impl Layers {
                 "false" | "0" | "no" | "off" => Value::Bool(false),
                 _ => as_text(),
             },
-            Value::Array(_) => {
-                let items = text.split(',').map(str::trim);
-                items
-                    .filter(|item| !item.is_empty())
-                    .map(Value::from)
-                    .collect()
-            }
+            Value::Array(_) => Value::from(texts(text)),
             _ => as_text(),
         };
         self.put(key, value, origin);
@@ -296,6 +290,17 @@ impl Layers {
             }
         }
     }
+}
+
+/// A list in a variable: with commas between the items, or as a JSON list of texts, which other servers
+/// want in variables that are understood here, too.
+fn texts(text: &str) -> Vec<String> {
+    if let Ok(items) = serde_json::from_str(text) {
+        return items;
+    }
+    let items = text.split(',').map(str::trim);
+    let items = items.filter(|item| !item.is_empty());
+    items.map(str::to_owned).collect()
 }
 
 fn wrong_type(

@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     exposure(config, &mut problems);
     subjects(config, &mut problems);
     log(config, &mut problems);
+    service(config, &mut problems);
     authorize(config, &mut problems);
     database(config, &mut problems);
     origins(config, &mut problems);
@@ -197,6 +198,17 @@ fn log(config: &Config, problems: &mut Vec<Problem>) {
     own_subjects(config, problems);
 }
 
+/// The name that instances are found by.
+fn service(config: &Config, problems: &mut Vec<Problem>) {
+    let service = &config.nats.service;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if service.len() > 64 || !service.chars().all(plain) {
+        let why = "a service's name has up to 64 letters, digits, - and _, and none where it is not to \
+                   be registered";
+        problems.push(Problem::at("nats.service", why).with_value(service));
+    }
+}
+
 /// Permissions that the backend is asked for.
 fn authorize(config: &Config, problems: &mut Vec<Problem>) {
     let authorize = &config.authorize;
@@ -227,6 +239,9 @@ fn own_subjects(config: &Config, problems: &mut Vec<Problem>) {
         taken.push((pattern, "nats.subjects"));
     }
     let mut own = vec![("nats.peers", &config.nats.peers)];
+    if !config.nats.service.is_empty() {
+        own.push(("nats.service", &config.nats.service));
+    }
     if config.log != LogKind::Memory {
         own.push(("jetstream.republish", &config.jetstream.republish));
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use actix_web::HttpResponse;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::Data;
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
@@ -22,6 +23,12 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long the database may take to answer a probe.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The `status` when nothing is wrong, and when something is.
+type Words = [&'static str; 2];
+
+const READY: Words = ["ready", "not_ready"];
+const HEALTH: Words = ["ok", "unhealthy"];
+
 /// Says how the server is doing. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Health(Arc<Inner>);
@@ -32,6 +39,7 @@ struct Inner {
     database: Database,
     hub: Hub,
     verifier: Verifier,
+    instance: String,
     started: Instant,
     stopping: AtomicBool,
     last_ping: Mutex<Option<(Instant, Component)>>,
@@ -55,14 +63,14 @@ struct Components {
 
 /// How the server is doing.
 #[derive(Serialize, ToSchema)]
-struct Report<'a> {
+struct Report {
     /// `ready` or `not_ready`; `ok` or `unhealthy`.
     status: &'static str,
     #[serde(flatten)]
     about: Option<About>,
     /// What is wrong, in words; empty when nothing is.
     problems: Vec<String>,
-    components: &'a Components,
+    components: Components,
 }
 
 /// What `/health` says besides.
@@ -70,6 +78,8 @@ struct Report<'a> {
 struct About {
     #[schema(required = false)]
     version: &'static str,
+    #[schema(required = false)]
+    instance: String,
     #[schema(required = false)]
     uptime_secs: u64,
     /// Streams on this instance.
@@ -84,14 +94,21 @@ struct Live {
 }
 
 impl Health {
-    /// Watches these.
+    /// Watches these, of the instance of this name.
     #[must_use]
-    pub fn new(bus: Bus, database: Database, hub: Hub, verifier: Verifier) -> Self {
+    pub fn new(
+        instance: String,
+        bus: Bus,
+        database: Database,
+        hub: Hub,
+        verifier: Verifier,
+    ) -> Self {
         Self(Arc::new(Inner {
             bus,
             database,
             hub,
             verifier,
+            instance,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             last_ping: Mutex::new(None),
@@ -144,27 +161,39 @@ impl Health {
         }
     }
 
-    async fn answer(&self, words: [&'static str; 2], with_about: bool) -> HttpResponse {
+    /// What `/health` answers.
+    pub async fn to_json(&self) -> Bytes {
+        let report = self.report(HEALTH, true).await;
+        // Plain text and numbers always serialize.
+        serde_json::to_vec(&report).unwrap_or_default().into()
+    }
+
+    async fn report(&self, [good, bad]: Words, with_about: bool) -> Report {
         let components = self.components().await;
         let problems = components.problems();
-        let [good, bad] = words;
-        let mut response = if problems.is_empty() {
+        Report {
+            status: if problems.is_empty() { good } else { bad },
+            about: with_about.then(|| About {
+                version: env!("CARGO_PKG_VERSION"),
+                instance: self.0.instance.clone(),
+                uptime_secs: self.0.started.elapsed().as_secs(),
+                connections: self.0.hub.admission().total(),
+            }),
+            problems,
+            components,
+        }
+    }
+
+    async fn answer(&self, words: Words, with_about: bool) -> HttpResponse {
+        let report = self.report(words, with_about).await;
+        let mut response = if report.problems.is_empty() {
             HttpResponse::Ok()
         } else {
             let mut response = HttpResponse::ServiceUnavailable();
             response.insert_header((RETRY_AFTER, FRESH.as_secs()));
             response
         };
-        response.json(Report {
-            status: if problems.is_empty() { good } else { bad },
-            about: with_about.then(|| About {
-                version: env!("CARGO_PKG_VERSION"),
-                uptime_secs: self.0.started.elapsed().as_secs(),
-                connections: self.0.hub.admission().total(),
-            }),
-            problems,
-            components: &components,
-        })
+        response.json(report)
     }
 }
 
@@ -214,15 +243,15 @@ pub(super) async fn live() -> HttpResponse {
     operation_id = "ready",
     tag = "Operations",
     responses(
-        (status = 200, description = "Bus, database, hub and keys are up.", body = Report<'_>,
+        (status = 200, description = "Bus, database, hub and keys are up.", body = Report,
             example = json!({"status": "ready", "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
-        (status = 503, description = "Something is not; `problems` says what, in words.", body = Report<'_>,
+        (status = 503, description = "Something is not; `problems` says what, in words.", body = Report,
             headers(("Retry-After" = u64, description = "After how many seconds to ask again")),
             example = json!({"status": "not_ready", "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
     ),
 )]
 pub(super) async fn ready(health: Data<Health>) -> HttpResponse {
-    health.answer(["ready", "not_ready"], false).await
+    health.answer(READY, false).await
 }
 
 /// How the server is doing
@@ -232,13 +261,13 @@ pub(super) async fn ready(health: Data<Health>) -> HttpResponse {
     operation_id = "health",
     tag = "Operations",
     responses(
-        (status = 200, description = "Bus, database, hub and keys are up.", body = Report<'_>,
-            example = json!({"status": "ok", "version": "0.1.0", "uptime_secs": 3600, "connections": 2, "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
-        (status = 503, description = "Something is not; `problems` says what, in words.", body = Report<'_>,
+        (status = 200, description = "Bus, database, hub and keys are up.", body = Report,
+            example = json!({"status": "ok", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
+        (status = 503, description = "Something is not; `problems` says what, in words.", body = Report,
             headers(("Retry-After" = u64, description = "After how many seconds to ask again")),
-            example = json!({"status": "unhealthy", "version": "0.1.0", "uptime_secs": 3600, "connections": 2, "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
+            example = json!({"status": "unhealthy", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
     ),
 )]
 pub(super) async fn health(health: Data<Health>) -> HttpResponse {
-    health.answer(["ok", "unhealthy"], true).await
+    health.answer(HEALTH, true).await
 }

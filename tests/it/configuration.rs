@@ -268,6 +268,11 @@ async fn impossible_values_are_found() {
             "jetstream.republish",
         ),
         ("nats: {peers: \"a b\"}", "nats.peers"),
+        ("nats: {service: \"a.b\"}", "nats.service"),
+        (
+            "nats: {url: \"nats://x\", subjects: [\"notify-server.*\"]}",
+            "nats.service",
+        ),
         (
             "nats: {url: \"nats://x\", peers: fechatter.realtime.peers}",
             "nats.peers",

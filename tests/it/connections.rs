@@ -220,3 +220,15 @@ async fn whether_streams_get_through_can_be_tested() {
     }
     stream.expect_end().await;
 }
+
+#[tokio::test]
+async fn of_many_channels_the_first_are_listed_and_all_are_counted() {
+    let settings = (1..=30).fold(Settings::new(), |settings, chat| settings.chat(chat, &[7]));
+    let server = Server::start(settings).await;
+    let _stream = server.connect(7).await;
+    let page = get(&server, "/api/v1/connections").await;
+    let connection = &page["connections"][0];
+    let first: Vec<String> = (1..=20).map(|chat| format!("chat:{chat}")).collect();
+    assert_eq!(connection["channels"], json!(first));
+    assert_eq!(connection["channel_count"], 31);
+}

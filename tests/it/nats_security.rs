@@ -8,7 +8,7 @@ use crate::support::{
     Backend, Nats, Operator, Request, Server, Settings, tokens, write_certificates,
 };
 
-async fn delivers(server: &Server, backend: &Backend) {
+pub(crate) async fn delivers(server: &Server, backend: &Backend) {
     let mut stream = server.connect(1).await;
     let payload = payload::message(5, "x", &[1]);
     backend.publish(&chat_subject(5), &payload).await;
@@ -86,7 +86,7 @@ async fn a_password_in_the_address() {
 }
 
 /// A NATS account file: `backend` may do everything, `notify` what `permissions` say.
-fn accounts(folder: &TempDir, permissions: &str) -> String {
+pub(crate) fn accounts(folder: &TempDir, permissions: &str) -> String {
     let file = folder.path().join("accounts.conf");
     let text = format!(
         "authorization {{ users = [
@@ -98,7 +98,7 @@ fn accounts(folder: &TempDir, permissions: &str) -> String {
     file.to_str().unwrap().to_owned()
 }
 
-fn as_notify(nats: &Nats) -> Settings {
+pub(crate) fn as_notify(nats: &Nats) -> Settings {
     let url = nats.url().replace("//", "//notify:notify-notify@");
     Settings::new().set("nats.url", url)
 }

@@ -24,6 +24,8 @@ pub struct NatsConfig {
     pub channel_prefix: String,
     /// Below this subject the instances talk among themselves.
     pub peers: String,
+    /// The name under which the instances are registered as a NATS service; empty for not at all.
+    pub service: String,
     /// Whether an unreachable NATS stops the start, instead of being waited for.
     pub required_at_start: bool,
     /// Messages that wait in the client library before it drops them, for each subscription.
@@ -59,6 +61,7 @@ impl Default for NatsConfig {
             ],
             channel_prefix: "fechatter.realtime".to_owned(),
             peers: "notify.peers".to_owned(),
+            service: "notify-server".to_owned(),
             required_at_start: false,
             pending_limit: 65_536,
             tls: TlsConfig::default(),

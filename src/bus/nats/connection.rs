@@ -24,6 +24,12 @@ const CONFIRMATION: Duration = Duration::from_secs(1);
 /// Between two log lines, and two gaps to clients, about dropped messages.
 const DROPPED_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Subjects on which services are looked for, as an error of NATS names them.
+const DIRECTORY: &str = "\"$SRV.";
+
+/// Subjects on which answers are waited for.
+const ANSWERS: &str = "for Publish to \"_INBOX.";
+
 /// What happened to the connection.
 #[derive(Debug)]
 pub(super) enum Change {
@@ -54,6 +60,10 @@ pub(super) struct Connection {
     probe_subject: Subject,
     /// Where the instances talk; who may not is alone, and no worse.
     peers: String,
+    /// Where they are found, and whether it was said that this one is not, or may not answer.
+    service: String,
+    not_found: bool,
+    not_answering: bool,
     confirm_by: Option<Instant>,
     was_connected: bool,
     /// Messages dropped since the last report.
@@ -97,6 +107,12 @@ impl Connection {
             probe,
             probe_subject,
             peers: format!("{}.", config.peers),
+            service: match config.service.as_str() {
+                "" => DIRECTORY.to_owned(),
+                name => format!("\"{name}."),
+            },
+            not_found: false,
+            not_answering: false,
             confirm_by: None,
             was_connected: false,
             dropped,
@@ -176,6 +192,9 @@ impl Connection {
         if error.contains(self.probe_subject.as_str()) {
             return None;
         }
+        if error.contains("Permissions Violation") && self.is_of_answers(error) {
+            return None;
+        }
         warn!(error, "NATS reported an error");
         if error.contains(&self.peers) {
             return None;
@@ -186,6 +205,25 @@ impl Connection {
         }
         let denied = error.contains("Permissions Violation");
         denied.then(|| Change::Denied(error.to_owned()))
+    }
+
+    /// Whether only those who ask are concerned. Said once, since others can ask as often as they like, and
+    /// NATS refuses every one of the many subscriptions by itself.
+    fn is_of_answers(&mut self, error: &str) -> bool {
+        if error.contains(DIRECTORY) || error.contains(&self.service) {
+            if !std::mem::replace(&mut self.not_found, true) {
+                warn!(
+                    error,
+                    "NATS does not let this instance be found as a service"
+                );
+            }
+            return true;
+        }
+        let answer = error.contains(ANSWERS);
+        if answer && !std::mem::replace(&mut self.not_answering, true) {
+            warn!(error, "NATS does not let this instance answer");
+        }
+        answer
     }
 
     fn confirmed(&mut self) -> Option<Change> {

@@ -10,6 +10,7 @@ pub mod connect;
 mod connection;
 mod core;
 pub mod jetstream;
+mod service;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 pub use config::{NatsConfig, TlsConfig};
 pub use connect::ConnectError;
+pub use service::{Card, Inquiry, RegisterError, Registration};
 
 use self::core::CoreTask;
 use super::log::LocalLog;
@@ -47,6 +49,8 @@ pub struct NatsBus {
     log: Option<LogReader>,
     receipts: Receipts,
     calls: Calls,
+    /// The name that instances are found by, where they are to be.
+    service: Option<String>,
     /// How a shared log is kept, where there is one.
     jetstream: Option<JetStreamConfig>,
 }
@@ -121,6 +125,7 @@ pub async fn open(
         log: None,
         receipts: Receipts::default(),
         calls: Calls::through(connection.client().clone(), &config.peers),
+        service: (!config.service.is_empty()).then(|| config.service.clone()),
         jetstream: match log {
             Log::Memory => None,
             Log::JetStream(jetstream, _) => Some(jetstream.clone()),
@@ -222,6 +227,13 @@ impl NatsBus {
 
     pub(super) fn calls(&self) -> Calls {
         self.calls.clone()
+    }
+
+    pub(super) async fn register(&self, card: Card) -> Result<Option<Registration>, RegisterError> {
+        match &self.service {
+            Some(name) => Registration::new(&self.client, name, card).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     pub(super) fn log(&self) -> Option<&LogReader> {

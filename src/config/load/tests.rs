@@ -83,6 +83,23 @@ fn plain_variables_make_a_working_server() {
 }
 
 #[test]
+fn a_list_in_a_variable_has_commas_or_is_json() {
+    let both = ["https://a.example", "http://localhost:3000"];
+    for text in [
+        "https://a.example,http://localhost:3000",
+        " https://a.example , http://localhost:3000,",
+        r#"["https://a.example", "http://localhost:3000"]"#,
+    ] {
+        let case = Case::new("").env("CORS_ORIGINS", text);
+        assert_eq!(case.load().unwrap().server.allowed_origins, both, "{text}");
+    }
+    for wrong in ["[\"https://a.example\"", "[1]"] {
+        let error = Case::new("").env("CORS_ORIGINS", wrong).error();
+        assert!(error.contains("CORS_ORIGINS"), "{error}");
+    }
+}
+
+#[test]
 fn unknown_keys_are_named_with_a_near_miss() {
     let case = Case::new("server:\n  prot: 1\nstraem: {}\nauth:\n  keys: [{secrte: x}]\n");
     let error = case.error();

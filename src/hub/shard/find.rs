@@ -1,7 +1,10 @@
 //! What a shard knows about its sessions, for those who ask.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Instant;
+
+use uuid::Uuid;
 
 use super::Shard;
 use crate::event::{Channel, ChatId, Resource, Timestamp, UserId};
@@ -50,7 +53,7 @@ impl Shard {
             (None, Some(channel)) => self.registry.listeners_on(channel),
             (None, None) => self.registry.keys(),
         };
-        let mut found: Vec<(String, SessionKey)> = Vec::new();
+        let mut found: Vec<(Uuid, SessionKey)> = Vec::new();
         for key in keys {
             let on = filter.channel.as_ref();
             if on.is_some_and(|channel| !self.registry.listens_on(key, channel)) {
@@ -59,29 +62,39 @@ impl Shard {
             let Some(session) = self.registry.get_mut(key) else {
                 continue;
             };
-            let id = session.connection_id.simple().to_string();
-            if session.is_live() && filter.after.as_ref().is_none_or(|after| id > *after) {
-                found.push((id, key));
+            let mut text = Uuid::encode_buffer();
+            let id = session.connection_id.simple().encode_lower(&mut text);
+            if session.is_live() && filter.after.as_ref().is_none_or(|after| *id > **after) {
+                found.push((session.connection_id, key));
             }
         }
+        // Every page looks at all sessions, and sorts no more of them than it has. The order of the ids is
+        // that of their texts.
+        if found.len() > filter.limit {
+            found.select_nth_unstable(filter.limit);
+            found.truncate(filter.limit);
+        }
         found.sort_unstable();
-        found.truncate(filter.limit);
         found
             .into_iter()
             .filter_map(|(id, key)| self.connection(id, key, now))
             .collect()
     }
 
-    fn connection(&mut self, id: String, key: SessionKey, now: Instant) -> Option<Connection> {
+    fn connection(&mut self, id: Uuid, key: SessionKey, now: Instant) -> Option<Connection> {
         let mut channels = self.registry.channels_of(key);
-        channels.sort_unstable_by_key(ToString::to_string);
         let channel_count = channels.len();
-        channels.truncate(LISTED_CHANNELS);
+        if channel_count > LISTED_CHANNELS {
+            // A user can have thousands of chats, and a page hundreds of users.
+            channels.select_nth_unstable_by(LISTED_CHANNELS, by_name);
+            channels.truncate(LISTED_CHANNELS);
+        }
+        channels.sort_unstable_by(by_name);
         let user_id = self.registry.user_of(key)?.clone();
         let session = self.registry.get_mut(key)?;
         let age = now.saturating_duration_since(session.opened_at);
         Some(Connection {
-            connection_id: id,
+            connection_id: id.simple().to_string(),
             user_id,
             channels,
             channel_count,
@@ -144,4 +157,10 @@ impl Shard {
         }
         ended
     }
+}
+
+/// By resource, then by id: numbers before texts, in their order.
+fn by_name(one: &Channel, other: &Channel) -> Ordering {
+    let resources = one.resource().as_str().cmp(other.resource().as_str());
+    resources.then_with(|| one.id().cmp(other.id()))
 }
