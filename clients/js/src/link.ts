@@ -113,14 +113,19 @@ export class Link {
   #attempt(kind: Attempt["kind"], begin: (attempt: Attempt) => Promise<unknown>): Attempt {
     const abort = new AbortController();
     const attempt = { abort, kind } as Attempt;
-    const over = (error: unknown): Problem | undefined => {
-      clearTimeout(attempt.timer);
-      const { aborted, reason } = abort.signal;
-      if (!aborted) return asProblem(error);
-      // Who gives no reason is given an Error.
-      return reason instanceof Error ? undefined : (reason as Problem);
-    };
-    attempt.ended = begin(attempt).then(over, over);
+    attempt.ended = new Promise((resolve) => {
+      const over = (error: unknown): void => {
+        clearTimeout(attempt.timer);
+        const { aborted, reason } = abort.signal;
+        // Who gives no reason is given an Error.
+        const wanted = reason instanceof Error ? undefined : (reason as Problem);
+        resolve(aborted ? wanted : asProblem(error));
+        abort.abort();
+      };
+      // Not all that is aborted says so: a fetch that had just read its last bytes never does.
+      abort.signal.onabort = over;
+      begin(attempt).then(over, over);
+    });
     return attempt;
   }
 
@@ -161,7 +166,7 @@ export class Link {
     try {
       event = JSON.parse(data) as NotifyEvent;
     } catch {
-      return this.#sink.problem(problem("answer", "an event is no JSON"));
+      return this.#sink.problem(problem("answer", "event is no JSON"));
     }
     const { type } = event;
     if (attempt.confirmedAt) this.#silences = 0;
@@ -190,7 +195,7 @@ export class Link {
   #expect(attempt: Attempt, ms: number): void {
     clearTimeout(attempt.timer);
     attempt.timer = setTimeout(() => {
-      attempt.abort.abort(problem("silent", "nothing has come for too long"));
+      attempt.abort.abort(problem("silent", "no data for too long"));
     }, ms);
   }
 
@@ -224,7 +229,6 @@ export class Link {
     this.#active = attempt;
     if (this.#settings.transport !== "poll") void this.#probe(attempt);
     const ended = await attempt.ended;
-    attempt.abort.abort();
     this.nudge();
     return ended;
   }

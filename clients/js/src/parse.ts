@@ -39,6 +39,6 @@ export function parser(sink: Sink): (text: string) => void {
     const lines = rest.slice(0, whole).split(/\r\n|\n|\r/);
     rest = lines.pop()! + rest.slice(whole);
     lines.forEach(line);
-    if (size + rest.length > MAX_EVENT) throw new Error("an event is too long");
+    if (size + rest.length > MAX_EVENT) throw new Error("event too long");
   };
 }

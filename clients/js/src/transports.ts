@@ -5,10 +5,10 @@ import type { Parameters, Settings } from "./options.js";
 import { parser, type Sink } from "./parse.js";
 import { problem, refusal } from "./state.js";
 
-const ENDED = problem("network", "the stream has ended");
+const ENDED = problem("network", "stream ended");
 const EVENT_STREAM = "text/event-stream";
 
-/** By fetch: tells why it was refused, and sends the token in a header. */
+/** By fetch, which ends when the signal is aborted, as it is after every end: tells why it was refused, and sends the token in a header. */
 export async function fetchStream(
   api: Api,
   path: string,
@@ -19,19 +19,15 @@ export async function fetchStream(
   const answer = await api.fetch(path, { headers: { accept: EVENT_STREAM }, cache: "no-store", signal }, parameters);
   if (!answer.ok) throw await refusal(answer);
   if (!answer.headers.get("content-type")?.startsWith(EVENT_STREAM) || !answer.body) {
-    throw problem("answer", "the answer is no event stream");
+    throw problem("answer", "no event stream");
   }
   const reader = answer.body.getReader();
   const decoder = new TextDecoder();
   const take = parser(sink);
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) throw ENDED;
-      take(decoder.decode(value, { stream: true }));
-    }
-  } finally {
-    reader.cancel().catch(() => {});
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) throw ENDED;
+    take(decoder.decode(value, { stream: true }));
   }
 }
 
@@ -44,12 +40,8 @@ export function nativeStream(
 ): Promise<never> {
   return new Promise((_, reject) => {
     const source = new environment.EventSource!(url, { withCredentials: !!withCredentials });
-    const end = () => {
-      source.close();
-      reject(ENDED);
-    };
     source.onmessage = ({ data, lastEventId }) => sink.event(data, lastEventId);
-    source.onerror = end;
-    signal.addEventListener("abort", end);
+    source.onerror = () => reject(ENDED);
+    signal.addEventListener("abort", () => source.close());
   });
 }

@@ -165,7 +165,9 @@ test("behind a proxy that holds streams back it polls, in all tabs, and streams 
 test("the network goes away and comes back", async () => {
   const page = await tab();
   await becomes(page, "open");
+  // Chromium only pretends for what is new; what is open has to be cut.
   await context.setOffline(true);
+  front.cut();
   await becomes(page, "reconnecting");
   await counter.publish(2);
   await context.setOffline(false);

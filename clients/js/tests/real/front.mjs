@@ -50,6 +50,11 @@ export class Front {
     return `http://127.0.0.1:${this.#server.address().port}`;
   }
 
+  /** Cuts what is open. */
+  cut() {
+    this.#server.closeAllConnections();
+  }
+
   async remove() {
     const closed = once(this.#server, "close");
     this.#server.close();
