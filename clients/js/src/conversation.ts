@@ -161,8 +161,10 @@ export class Conversation {
     const from = there.findIndex(({ id }) => before.has(id) && inPage.has(id));
     const older = there.slice(0, Math.max(0, from)).filter(({ id }) => !inPage.has(id));
     // What was there and is not in the page is older than it, or was taken back; what came since may be newer.
-    const behind = there.slice(there.findLastIndex(({ id }) => inPage.has(id)) + 1);
-    const newer = behind.filter(({ id }) => !asked.has(id));
+    const reached = there.findLastIndex(({ id }) => inPage.has(id));
+    const newer = there.slice(reached + 1).filter(({ id }) => !asked.has(id));
+    // If nothing is in both, what came since may as well be older than the page: the next one tells.
+    if (reached < 0 && newer.length && page.next) this.#beforeHole = new Set();
     const messages = page.messages.map((message) => {
       const known = there.find(({ id }) => id === message.id);
       // What was edited live is newer than the page.
