@@ -1,7 +1,7 @@
 // A conversation to look at: history, what comes live, and how the connection is doing. Everything that others have written
 // is text of the document, never markup, and addresses have been looked at in `messages.ts`.
 
-import { type ReactNode, useEffect, useLayoutEffect, useRef } from "react";
+import { type ReactNode, type RefObject, useEffect, useLayoutEffect, useRef } from "react";
 import { type Labels, LABELS, bannerText } from "../src/labels.js";
 import type { Attachment, Message } from "../src/messages.js";
 import type { State } from "../src/state.js";
@@ -43,25 +43,25 @@ export interface MessageStreamProps extends Target, Pick<SSEOptions, "limit" | "
 export function MessageStream({ labels, className = "", renderMessage, ...options }: MessageStreamProps): ReactNode {
   const words = { ...LABELS, ...labels };
   const { messages, loading, problem, hasOlder, state, loadOlder, reconnect } = useSSE({ ...options, keep: 0 });
-  const list = useRef<HTMLOListElement>(null);
+  const list = useRef<HTMLDivElement>(null);
   useStayAtEnd(list, messages);
   return (
     <section className={`notify-stream ${className}`.trim()}>
       <ConnectionBanner state={state} onRetry={reconnect} labels={labels} />
-      <ol className="notify-messages" ref={list} role="log" tabIndex={0} aria-busy={loading}>
+      <div className="notify-messages" ref={list} role="log" tabIndex={0} aria-busy={loading} aria-label={words.messages}>
         {hasOlder && (
-          <li className="notify-older" key="older">
-            <button type="button" onClick={loadOlder} disabled={loading}>
-              {words.older}
-            </button>
-          </li>
+          <button className="notify-older" type="button" onClick={loadOlder} disabled={loading}>
+            {words.older}
+          </button>
         )}
-        {messages.map((message) => (
-          <li className="notify-message" key={message.id} data-message-id={message.id}>
-            {renderMessage ? renderMessage(message) : <MessageView message={message} labels={words} />}
-          </li>
-        ))}
-      </ol>
+        <ol>
+          {messages.map((message) => (
+            <li className="notify-message" key={message.id} data-message-id={message.id}>
+              {renderMessage ? renderMessage(message) : <MessageView message={message} labels={words} />}
+            </li>
+          ))}
+        </ol>
+      </div>
       {loading && <p className="notify-note">{words.loading}</p>}
       {problem && <p className="notify-note">{words.failed(problem.message)}</p>}
       {!loading && !problem && !messages.length && <p className="notify-note">{words.empty}</p>}
@@ -115,7 +115,7 @@ function AttachmentView({ kind, url, name }: Attachment): ReactNode {
 const NEAR_END = 48;
 
 /** Follows the newest message, but not away from an older one that is being read. */
-function useStayAtEnd(list: React.RefObject<HTMLOListElement | null>, messages: readonly Message[]): void {
+function useStayAtEnd(list: RefObject<HTMLDivElement | null>, messages: readonly Message[]): void {
   const atEnd = useRef(true);
   useEffect(() => {
     const element = list.current;

@@ -8,6 +8,7 @@ export interface Labels {
   polling: string;
   closed: (why: string) => string;
   retry: string;
+  messages: string;
   older: string;
   loading: string;
   empty: string;
@@ -22,6 +23,7 @@ export const LABELS: Labels = {
   polling: "slow connection: messages may come late",
   closed: (why) => `disconnected: ${why}`,
   retry: "Try again",
+  messages: "Messages",
   older: "Older messages",
   loading: "Loading",
   empty: "No messages yet",

@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { messageOf, safeUrl, toMessage } from "../../src/messages.js";
-import { HOSTILE, MEDIA_TYPES } from "../support/hostile.js";
+import HOSTILE from "../support/hostile.json" with { type: "json" };
 
+const MEDIA_TYPES = ["image", "audio", "video", "file"] as const;
 const BASE = "https://notify.test/below/";
 
 test.each(HOSTILE)("%j is no address", (address) => {

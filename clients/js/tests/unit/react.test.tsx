@@ -6,7 +6,9 @@ import { type ReactNode, StrictMode } from "react";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { MessageStream, NotifyProvider, useEvent, useNotify, useSSE } from "../../react/index.js";
 import { FakeServer, type Request_, settle } from "../support/fake.js";
-import { HOSTILE, MEDIA_TYPES } from "../support/hostile.js";
+import HOSTILE from "../support/hostile.json" with { type: "json" };
+
+const MEDIA_TYPES = ["image", "audio", "video", "file"] as const;
 
 let server: FakeServer;
 

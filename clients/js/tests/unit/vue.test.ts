@@ -5,7 +5,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { type App, createApp, defineComponent, h, nextTick, ref } from "vue";
 import { notify, provideNotify, type SSEOptions, useNotify, useSSE } from "../../vue/index.js";
 import { FakeServer, type Request_, settle } from "../support/fake.js";
-import { HOSTILE } from "../support/hostile.js";
+import HOSTILE from "../support/hostile.json" with { type: "json" };
 
 let server: FakeServer;
 let apps: App[];
