@@ -79,7 +79,7 @@ export function MessageView({ message, labels }: { message: Message; labels?: Pa
         <b className="notify-sender" dir="auto">
           {sender.name ?? sender.id ?? words.unknownSender}
         </b>{" "}
-        {createdAt && <time dateTime={createdAt}>{new Date(createdAt).toLocaleTimeString()}</time>}
+        {createdAt && <time dateTime={createdAt}>{when(createdAt)}</time>}
         {edited && <small> {words.edited}</small>}
       </header>
       {text && (
@@ -92,6 +92,13 @@ export function MessageView({ message, labels }: { message: Message; labels?: Pa
       ))}
     </article>
   );
+}
+
+/** The time, and the day if it is not today. */
+function when(moment: string): string {
+  const date = new Date(moment);
+  const today = date.toDateString() === new Date().toDateString();
+  return date.toLocaleString(undefined, today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
 }
 
 function AttachmentView({ kind, url, name }: Attachment): ReactNode {
@@ -114,9 +121,10 @@ function AttachmentView({ kind, url, name }: Attachment): ReactNode {
 /** Pixels from the end within which a reader follows what comes. */
 const NEAR_END = 48;
 
-/** Follows the newest message, but not away from an older one that is being read. */
+/** Follows the newest message, but not away from an older one that is being read, also when others come before that. */
 function useStayAtEnd(list: RefObject<HTMLDivElement | null>, messages: readonly Message[]): void {
   const atEnd = useRef(true);
+  const before = useRef<{ first: string | undefined; height: number }>({ first: undefined, height: 0 });
   useEffect(() => {
     const element = list.current;
     const look = (): void => {
@@ -126,6 +134,12 @@ function useStayAtEnd(list: RefObject<HTMLDivElement | null>, messages: readonly
     return () => element?.removeEventListener("scroll", look);
   }, [list]);
   useLayoutEffect(() => {
-    if (atEnd.current && list.current) list.current.scrollTop = list.current.scrollHeight;
+    const element = list.current;
+    if (!element) return;
+    const first = messages[0]?.id;
+    const height = element.scrollHeight;
+    if (atEnd.current) element.scrollTop = height;
+    else if (first !== before.current.first) element.scrollTop += height - before.current.height;
+    before.current = { first, height };
   }, [list, messages]);
 }

@@ -18,7 +18,8 @@ export class Connections {
 
   /** What relative addresses of media are relative to. */
   get base(): string {
-    return new URL(this.#options.url, globalThis.location?.href).href;
+    // Rendered on a server there is no page yet.
+    return new URL(this.#options.url, globalThis.location?.href ?? "http://localhost/").href;
   }
 
   /** A connection to the channels, or the user's own. Every call is to be followed by one of `release`. */

@@ -37,6 +37,8 @@ interface Attempt {
 export const PING_MS = 30_000;
 /** In intervals between pings: the silence after which a stream is taken for dead. */
 const SILENT_PINGS = 2.5;
+/** A server that wishes for less is not taken at its word. */
+const BACKOFF_MIN_MS = 100;
 /** A connection that lasted so long was a good one: counting failures begins anew behind it. */
 const GOOD_MS = 5_000;
 /** A poll that is over sooner, with nothing, was not held by the server. */
@@ -153,7 +155,7 @@ export class Link {
     const path = settings.channels ? `sse/stream/${settings.channels.map(encodeURIComponent).join()}` : "events";
     const sink = {
       event: (data: string, id: string) => this.#take(attempt, data, id),
-      retry: (ms: number) => (this.#backoff = ms),
+      retry: (ms: number) => (this.#backoff = Math.max(ms, BACKOFF_MIN_MS)),
     };
     await (native
       ? nativeStream(settings, address(settings.url, path, parameters), signal, sink)

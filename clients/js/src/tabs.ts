@@ -49,6 +49,7 @@ export class Tabs {
   }
 
   async join(): Promise<void> {
+    this.leave();
     this.#left = new AbortController();
     const { signal } = this.#left;
     const { events, BroadcastChannel } = this.#settings.environment;

@@ -84,8 +84,14 @@ test("history and live messages are one conversation, also over a restart of the
   await window.message("old-30");
   await publish(said("live-1", "just now"));
   await window.message("live-1");
+  const read = window.page.locator('[data-message-id="old-11"]');
+  await window.page.getByText("Older messages").scrollIntoViewIfNeeded();
+  const before = await read.boundingBox();
   await window.page.getByText("Older messages").click();
   await window.message("old-1");
+  // What is read stays where it is, but for the button that is gone.
+  const moved = Math.abs((await read.boundingBox()).y - before.y);
+  assert.ok(moved < 60, `${moved} pixels`);
   await server.kill();
   await window.page.getByText(/reconnecting \d+\/10/).waitFor();
   await window.page.screenshot({ path: path.join(SCREENSHOTS, "client-reconnecting.png") });
