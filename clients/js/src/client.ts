@@ -6,7 +6,6 @@ import type { Arrival } from "./link.js";
 import { address, type Options, settings } from "./options.js";
 import { type Problem, type State } from "./state.js";
 import { Tabs } from "./tabs.js";
-import { Token } from "./token.js";
 
 /** How many ids are remembered, to tell what comes twice while one connection takes over from another. */
 const REMEMBERED = 4_096;
@@ -29,7 +28,7 @@ export class Client {
   constructor(options: Options) {
     const all = settings(options);
     this.#lastId = options.lastEventId;
-    this.#api = new Api(all, options.getToken && new Token(options.getToken));
+    this.#api = new Api(all);
     this.#tabs = new Tabs(
       all,
       this.#api,
@@ -96,14 +95,13 @@ export class Client {
   reconnect(): void {
     if (this.#over.signal.aborted) return;
     if (this.#state.status !== "closed") return this.#tabs.nudge();
-    this.#api.token?.drop();
+    this.#api.dropToken();
     this.#become({ status: "connecting" });
     void this.#tabs.join();
   }
 
   /** Ends it. Another tab takes the connection over. */
   close(): void {
-    if (this.#over.signal.aborted) return;
     this.#over.abort();
     this.#tabs.leave();
     if (this.#state.status !== "closed") this.#become({ status: "closed", reason: "closed", problem: undefined });

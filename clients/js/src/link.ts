@@ -25,10 +25,12 @@ interface Attempt {
   ended: Promise<Problem | undefined>;
   /** When the server confirmed it. */
   confirmedAt?: number;
+  /** When a probe's first event came. */
+  firstAt?: number;
   closing?: Closing;
   lastId?: string;
   timer?: ReturnType<typeof setTimeout>;
-  /** A poll, a stream, or a stream that is only to show whether streaming works. */
+  /** A poll, a stream, or a test stream that shows whether streaming works. */
   kind: "poll" | "stream" | "probe";
   native?: boolean;
 }
@@ -43,6 +45,8 @@ const BACKOFF_MIN_MS = 100;
 const GOOD_MS = 5_000;
 /** A poll that is over sooner, with nothing, was not held by the server. */
 const SHORT_POLL_MS = 1_000;
+/** Events of a test stream that come so far apart were not held back. */
+const APART_MS = 500;
 const PROBE_MAX_MS = 600_000;
 
 export class Link {
@@ -52,6 +56,8 @@ export class Link {
   #stopped = false;
   #failures = 0;
   #silences = 0;
+  /** It is not to stream. */
+  #never: boolean;
   #polls: boolean;
   /** Polling has worked where streams did not. */
   #proven = false;
@@ -71,7 +77,8 @@ export class Link {
     this.#sink = sink;
     this.#lastId = lastId;
     this.#random = settings.environment.random;
-    this.#polls = settings.transport === "poll";
+    this.#never = settings.transport === "poll";
+    this.#polls = this.#never;
     this.#backoff = settings.timing.backoff;
   }
 
@@ -140,19 +147,20 @@ export class Link {
     const settings = this.#settings;
     const { signal } = attempt.abort;
     // Getting one can take as long as a user takes to sign in.
-    await api.token?.get();
+    const token = await api.token();
     if (signal.aborted) return;
     this.#expect(attempt, settings.timing.firstData);
     // An EventSource hides why it was refused, so every second try after a failure goes by fetch.
-    const native = settings.transport === "eventsource" && !!settings.environment.EventSource && !(this.#failures % 2);
-    attempt.native = native;
-    const parameters: Parameters = { named: "false" };
-    if (attempt.kind === "stream") parameters.last_event_id = this.#lastId;
-    if (native && api.token) {
+    const probe = attempt.kind === "probe";
+    const native = settings.transport === "eventsource" && settings.environment.EventSource && !(this.#failures % 2) && !probe;
+    attempt.native = !!native;
+    const parameters: Parameters = { named: "false", last_event_id: this.#lastId };
+    if (native && token) {
       parameters.ticket = (await api.json<{ ticket: string }>("events/ticket", { method: "POST", signal })).ticket;
       if (signal.aborted) return;
     }
-    const path = settings.channels ? `sse/stream/${settings.channels.map(encodeURIComponent).join()}` : "events";
+    const own = settings.channels ? `sse/stream/${settings.channels.map(encodeURIComponent).join()}` : "events";
+    const path = probe ? "api/sse/test" : own;
     const sink = {
       event: (data: string, id: string) => this.#take(attempt, data, id),
       retry: (ms: number) => (this.#backoff = Math.max(ms, BACKOFF_MIN_MS)),
@@ -168,14 +176,23 @@ export class Link {
     try {
       event = JSON.parse(data) as NotifyEvent;
     } catch {
-      return this.#sink.problem(problem("answer", "event is no JSON"));
+      return this.#sink.problem(problem("answer", "no JSON"));
     }
     const { type } = event;
+    const now = Date.now();
+    if (attempt.kind === "probe") {
+      // These are sent a second apart; where nothing holds them back they come so.
+      if (!attempt.firstAt) {
+        attempt.firstAt = now;
+        return;
+      }
+      if (now - attempt.firstAt > APART_MS) attempt.confirmedAt = now;
+      return attempt.abort.abort();
+    }
     if (attempt.confirmedAt) this.#silences = 0;
     if (type === "connection_confirmed") {
-      this.#pingMs = Number(event.ping_interval_ms) || PING_MS;
-      attempt.confirmedAt = Date.now();
-      if (attempt.kind === "probe") return attempt.abort.abort();
+      this.#pingMs = (event.ping_interval_ms as number) || PING_MS;
+      attempt.confirmedAt = now;
       const before = this.#active;
       this.#active = attempt;
       if (before !== attempt) before?.abort.abort();
@@ -186,7 +203,7 @@ export class Link {
     const own = id && id !== attempt.lastId ? id : undefined;
     if (id) this.#lastId = attempt.lastId = id;
     this.#sink.events([[event, own]], this.#lastId);
-    if (type === "token_expiring" && this.#api.token) void this.#renew(attempt, Number(event.expires_in_ms) || 0);
+    if (type === "token_expiring" && this.#settings.getToken) void this.#renew(attempt, event.expires_in_ms as number);
     if (type === "closing") {
       attempt.closing = event as Closing;
       attempt.abort.abort();
@@ -205,7 +222,7 @@ export class Link {
   async #renew(attempt: Attempt, leftMs: number): Promise<void> {
     await this.#pause(leftMs * (0.25 + this.#random() / 2));
     if (this.#active !== attempt) return;
-    this.#api.token?.drop();
+    this.#api.dropToken();
     await this.#replace(attempt);
   }
 
@@ -219,7 +236,7 @@ export class Link {
       // It has taken over, or is not wanted any more.
       if (next.confirmedAt || !ended) return;
       this.#sink.problem(ended);
-      await this.#pause(this.#settings.timing.backoff * (1 + this.#random()));
+      await this.#pause(this.#settings.timing.backoff);
     }
   }
 
@@ -229,7 +246,7 @@ export class Link {
   async #poll(): Promise<Problem | undefined> {
     const attempt = this.#attempt("poll", (attempt) => this.#pollOn(attempt));
     this.#active = attempt;
-    if (this.#settings.transport !== "poll") void this.#probe(attempt);
+    if (!this.#never) void this.#probe(attempt);
     const ended = await attempt.ended;
     this.nudge();
     return ended;
@@ -241,8 +258,8 @@ export class Link {
     const { signal } = attempt.abort;
     const { poll, firstData } = settings.timing;
     // Where even the first poll fails, streams are not what is wrong.
-    this.#polls = this.#proven || settings.transport === "poll";
-    await api.token?.get();
+    this.#polls = this.#proven || this.#never;
+    await api.token();
     for (let first = true; !signal.aborted; first = false) {
       const began = Date.now();
       const after = this.#lastId;
@@ -268,7 +285,10 @@ export class Link {
     }
   }
 
-  /** Tries now and then whether a stream is confirmed in time, and ends the polling if it is. */
+  /**
+   * Tries now and then whether streams get through, and ends the polling if they do. It asks for a test stream: one of the
+   * user's own would take with it what waits for the user.
+   */
   async #probe(polling: Attempt): Promise<void> {
     const { signal } = polling.abort;
     for (let ms = this.#settings.timing.probe; !signal.aborted; ms = Math.min(ms * 2, PROBE_MAX_MS)) {
@@ -288,7 +308,6 @@ export class Link {
 
   /** How long to wait before the next try; says so, or that there is none. */
   #judge({ closing, confirmedAt, kind }: Attempt, ended: Problem | undefined): number {
-    const { token } = this.#api;
     if (ended?.code === "silent" && kind === "stream" && (!confirmedAt || ++this.#silences > 1)) {
       this.#sink.problem(ended);
       this.#silences = 0;
@@ -306,8 +325,8 @@ export class Link {
     else if (failed!.final) reason = "refused";
     const good = confirmedAt && Date.now() - confirmedAt >= GOOD_MS;
     if (good) this.#failures = 0;
-    if (token && reason === "token_expired") {
-      token.drop();
+    if (this.#settings.getToken && reason === "token_expired") {
+      this.#api.dropToken();
       reason = undefined;
       if (good) return 0;
     }

@@ -41,7 +41,7 @@ export interface Options {
 export interface Timing {
   /** A stream that has confirmed nothing by then is held back: poll. */
   firstData: number;
-  /** When it is first tried whether streaming works again; then half as often each time, up to 10 min. */
+  /** When it is first tried whether streams get through again; then after twice the time, up to 10 min. */
   probe: number;
   /** The first step of the backoff, where the server names none; it doubles with every failure. */
   backoff: number;

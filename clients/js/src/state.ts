@@ -50,12 +50,9 @@ export function asProblem(thrown: unknown): Problem {
   return thrown instanceof Error ? problem("network", thrown.message) : (thrown as Problem);
 }
 
-/** Refusals that may be otherwise the next time. */
-const PASSING = [408, 425, 429];
-
 /** What an answer that is not ok says: problem+json, and `Retry-After`. */
 export async function refusal(answer: Response): Promise<Problem> {
-  const said = (await answer.json().catch(() => ({}))) as { detail?: string; title?: string };
+  const said = (await answer.json().catch(() => ({}))) as { detail?: string };
   const seconds = Number(answer.headers.get("retry-after"));
   const { status, headers } = answer;
   // Proxies say 404 and the like of their own while a server is replaced; what it says itself is a problem document.
@@ -63,8 +60,8 @@ export async function refusal(answer: Response): Promise<Problem> {
   return {
     code: "http",
     status,
-    message: said.detail || said.title || `HTTP ${status}`,
+    message: said.detail || `HTTP ${status}`,
     ...(seconds > 0 && { retryAfterMs: seconds * 1000 }),
-    ...(own && status < 500 && !PASSING.includes(status) && { final: true }),
+    ...(own && status < 500 && status !== 429 && { final: true }),
   };
 }

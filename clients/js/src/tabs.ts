@@ -68,7 +68,6 @@ export class Tabs {
     this.#listen();
   }
 
-
   nudge(): void {
     if (this.#link) this.#link.nudge();
     else this.#say("nudge");
@@ -95,7 +94,7 @@ export class Tabs {
   async #groupName(): Promise<string | undefined> {
     const { share, environment, url, channels, lastEventId } = this.#settings;
     if (share === false || !environment.locks || !environment.BroadcastChannel || lastEventId) return;
-    const token = typeof share === "string" ? undefined : await this.#api.token?.get().catch(() => {});
+    const token = typeof share === "string" ? undefined : await this.#api.token().catch(() => {});
     const who = typeof share === "string" ? share : claims(token || "");
     return who && `notify-server ${url} ${channels?.join() ?? ""} ${who}`;
   }
@@ -150,7 +149,7 @@ export class Tabs {
   /** A leader that says nothing, not even when asked, is asleep or dead. */
   #listen(asked = false): void {
     const { timing, environment } = this.#settings;
-    const pingMs = Number(this.#confirmed?.[0].ping_interval_ms) || PING_MS;
+    const pingMs = (this.#confirmed?.[0].ping_interval_ms as number) || PING_MS;
     clearTimeout(this.#timer);
     this.#heard = false;
     this.#timer = setTimeout(() => {

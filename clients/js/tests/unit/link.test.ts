@@ -289,7 +289,7 @@ test("a gap is told, and so is an event that is no JSON", async () => {
   await server.requests[0]!.send({ type: "gap", reason: "expired", from: "a", to: "b" }, "b");
   await server.requests[0]!.write("data: {\n\n");
   expect(heard.gaps).toEqual([{ type: "gap", reason: "expired", from: "a", to: "b" }]);
-  expect(heard.problems).toEqual([{ code: "answer", message: "event is no JSON" }]);
+  expect(heard.problems).toEqual([{ code: "answer", message: "no JSON" }]);
   expect(heard.client.state.status).toBe("open");
 });
 

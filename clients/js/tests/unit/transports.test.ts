@@ -94,7 +94,7 @@ test("it goes back to streaming when a stream is confirmed in time, without loss
   await vi.advanceTimersByTimeAsync(15_000);
   await server.asked.json({ events: [], last_id: "e-1-0", gap: false });
   const polling = () => server.requests.filter((request) => request.path === "/events/poll" && !request.answered && !request.gone);
-  const probes = () => server.requests.slice(1).filter((request) => request.path === "/events");
+  const probes = () => server.requests.slice(1).filter((request) => request.path === "/api/sse/test");
   const pass = async (seconds: number, events: object[] = [], last_id = "e-1-0") => {
     await vi.advanceTimersByTimeAsync(seconds * 1000);
     await polling()[0]!.json({ events, last_id, gap: false });
@@ -103,16 +103,22 @@ test("it goes back to streaming when a stream is confirmed in time, without loss
   expect(probes()).toHaveLength(0);
   await pass(5);
   expect(probes()).toHaveLength(1);
-  expect(probes()[0]!.parameter("last_event_id")).toBeNull();
-  // Held back still: next in twice the time.
-  await pass(15, [message(2)], "e-2-0");
+  // Held back still, and then all at once: next in twice the time.
+  await pass(5, [message(2)], "e-2-0");
+  await probes()[0]!.stream();
+  await probes()[0]!.write([1, 2, 3, 4, 5].map((number) => `data: {"type":"test","number":${number}}\n\n`).join(""));
   expect(probes()[0]!.gone).toBe(true);
+  await pass(10, [], "e-2-0");
+  expect(heard.client.state.status).toBe("polling");
   await pass(25, [], "e-2-0");
-  await pass(25, [], "e-2-0");
+  await pass(24, [], "e-2-0");
   expect(probes()).toHaveLength(1);
-  await vi.advanceTimersByTimeAsync(10_000);
+  await vi.advanceTimersByTimeAsync(1_000);
   expect(probes()).toHaveLength(2);
-  await probes()[1]!.confirm("e-2-0");
+  await probes()[1]!.stream();
+  await probes()[1]!.send({ type: "test", number: 1 });
+  await vi.advanceTimersByTimeAsync(1_000);
+  await probes()[1]!.send({ type: "test", number: 2 });
   expect(probes()[1]!.gone).toBe(true);
   expect(polling()).toHaveLength(0);
   expect(server.asked).toMatchObject({ path: "/events" });
