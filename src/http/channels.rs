@@ -114,11 +114,30 @@ async fn open(
     stream::open(request, identity, wanted, parts).await
 }
 
+/// What a poll listens on: channels with commas in between, as they stand in a decoded parameter.
+pub(super) async fn scope(
+    identity: &Identity,
+    names: &str,
+    authorizer: &Authorizer,
+) -> Result<Scope, ApiError> {
+    let channels = collect(names, channel)?;
+    Ok(Scope::Named(
+        permitted(identity, channels, authorizer).await?,
+    ))
+}
+
 /// Reads the names of channels, each percent-encoded, with commas in between.
 fn parse(names: &str) -> Result<Vec<Channel>, ApiError> {
+    collect(names, decode)
+}
+
+fn collect(
+    names: &str,
+    read: impl Fn(&str) -> Result<Channel, ApiError>,
+) -> Result<Vec<Channel>, ApiError> {
     let mut channels: Vec<Channel> = Vec::new();
     for name in names.split(',') {
-        let channel = decode(name)?;
+        let channel = read(name)?;
         if !channels.contains(&channel) {
             channels.push(channel);
         }

@@ -1,5 +1,4 @@
-//! `/events/poll`: the user's stream by long poll, for clients whose proxies hold streams back; and
-//! tickets, which open a stream without a token in its address.
+//! `/events/poll`: streams by long poll, for clients whose proxies hold streams back; and tickets, which open a stream without a token in its address.
 
 use std::time::Duration;
 
@@ -9,12 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
+use super::channels;
 use super::credentials::{Authenticated, ForStream};
 use super::error::ApiError;
 use super::openapi::{ForRate, ForToken};
 use super::rate::PublishRate;
 use super::stream::{self, Device, Parts, Wanted};
 use crate::auth::tickets::LIFETIME;
+use crate::authorize::Authorizer;
 use crate::hub::{Scope, Transport};
 use crate::peers::Peers;
 use crate::transport::poll;
@@ -33,6 +34,9 @@ pub(super) struct Parameters {
     /// How many seconds to wait where there is nothing yet.
     #[param(required = false, value_type = f64, minimum = 0, maximum = 60, default = 25)]
     wait: Option<f64>,
+    /// Channels, with commas in between, instead of the user's own stream.
+    #[param(required = false, value_type = String, example = "job:123,chat:42")]
+    channels: Option<String>,
     #[serde(flatten)]
     #[param(ignore)]
     device: Device,
@@ -80,11 +84,12 @@ pub(super) async fn poll(
     request: HttpRequest,
     ForStream(identity): ForStream,
     parameters: Query<Parameters>,
-    parts: Parts,
+    (parts, authorizer): (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     let Parameters {
         after,
         wait,
+        channels,
         device,
     } = parameters.into_inner();
     let wait = wait.unwrap_or(WAIT);
@@ -97,8 +102,12 @@ pub(super) async fn poll(
     let after = after.filter(|after| !after.trim().is_empty());
     // Who has no position yet is given one at once, to come back with.
     let wait = if after.is_none() { 0.0 } else { wait };
+    let scope = match channels {
+        Some(names) => channels::scope(&identity, &names, &authorizer).await?,
+        None => Scope::Own,
+    };
     let wanted = Wanted {
-        scope: Scope::Own,
+        scope,
         transport: Transport::Poll,
         named: false,
         last_event_id: after,

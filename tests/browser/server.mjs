@@ -20,19 +20,22 @@ const POLL_MS = 20;
 const CONFIG = `
 mode: development
 data_dir: data
-stream: { retry: 200ms }
 `;
+const STREAM = "retry: 200ms";
 
 export class Server {
   #folder;
   #port;
+  #flags = [];
   #process = null;
   #output = [];
 
-  static async start() {
+  /** `nats` is an address; `stream` and `more` are lines of the configuration. */
+  static async start({ nats, stream = "", more = "" } = {}) {
     const server = new Server();
+    server.#flags = nats ? ["--nats", nats] : [];
     server.#folder = await mkdtemp(path.join(tmpdir(), "notify-server-browser-"));
-    await writeFile(path.join(server.#folder, "config.yml"), CONFIG);
+    await writeFile(path.join(server.#folder, "config.yml"), `${CONFIG}stream: { ${[STREAM, stream].filter(Boolean).join(", ")} }\n${more}`);
     server.#port = await freePort();
     await server.startAgain();
     return server;
@@ -44,7 +47,7 @@ export class Server {
 
   /** Starts on the same port and with the same data, and waits until it is ready. */
   async startAgain() {
-    this.#process = spawn(BINARY, ["--port", String(this.#port), "--log-format", "json"], this.#surroundings());
+    this.#process = spawn(BINARY, ["--port", String(this.#port), "--log-format", "json", ...this.#flags], this.#surroundings());
     const exited = once(this.#process, "exit").then(([code]) => {
       throw new Error(`notify-server ended with ${code}:\n${this.#output.join("\n")}`);
     });
@@ -56,11 +59,20 @@ export class Server {
     await Promise.race([exited, this.#ready()]);
   }
 
-  async stop() {
+  stop() {
+    return this.#end("SIGTERM");
+  }
+
+  /** Without a word to anybody. */
+  kill() {
+    return this.#end("SIGKILL");
+  }
+
+  async #end(signal) {
     const process = this.#process;
     if (!process || process.exitCode !== null || process.signalCode !== null) return;
     const exited = once(process, "exit");
-    process.kill("SIGTERM");
+    process.kill(signal);
     await exited;
   }
 
@@ -88,7 +100,8 @@ export class Server {
   async #ready() {
     const deadline = Date.now() + READY_MS;
     for await (const now of setInterval(POLL_MS, Date.now)) {
-      if ((await fetch(`${this.url}/ready`)).ok) return;
+      const ready = await fetch(`${this.url}/ready`).catch(() => null);
+      if (ready?.ok) return;
       if (now() > deadline) break;
     }
     throw new Error(`notify-server does not become ready:\n${this.#output.join("\n")}`);
@@ -107,7 +120,7 @@ function listening(lines) {
  * Below the range from which systems take the local ports of outgoing connections: a browser that reconnects
  * again and again would else sooner or later be given the very port that it connects to.
  */
-async function freePort() {
+export async function freePort() {
   for (;;) {
     const port = 15_000 + Math.floor(Math.random() * 15_000);
     const probe = net.createServer().listen(port, "127.0.0.1");

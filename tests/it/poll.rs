@@ -85,6 +85,34 @@ async fn a_poll_says_when_something_can_not_be_given() {
     }
 }
 
+#[tokio::test]
+async fn channels_are_polled_as_they_are_streamed() {
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats)).await;
+    let token = tokens::Token::of(1)
+        .claim("notify", json!({"subscribe": ["job:*"]}))
+        .sign_hs256(tokens::SECRET);
+    let ask = async |query: String| {
+        let target = format!("/events/poll?channels={query}");
+        let mut response = server.send(Request::get(&target).bearer(&token)).await;
+        (response.status, response.json().await)
+    };
+    let (status, first) = ask("job:1,job:%E9%A1%B9".to_owned()).await;
+    assert_eq!(status, 200, "{first}");
+    let backend = nats.backend().await;
+    for channel in ["job:2", "job:项"] {
+        let event = json!({"type": "job.progress", "channel": channel, "data": 1});
+        backend.publish("fechatter.realtime.job", &event).await;
+    }
+    let query = format!("job:1,job:%E9%A1%B9&after={}", id(&first));
+    let (_, answer) = ask(query).await;
+    assert_eq!(answer["events"].as_array().unwrap().len(), 1, "{answer}");
+    assert_eq!(answer["events"][0]["channel"], "job:项");
+    for (query, expected) in [("service:x", 403), ("chat:9", 403), ("job", 422)] {
+        assert_eq!(ask(query.to_owned()).await.0, expected, "{query}");
+    }
+}
+
 async fn ticket(server: &Server) -> String {
     let request = Request::new("POST", "/events/ticket").bearer(&tokens::of_user(1));
     let mut response = server.send(request).await;

@@ -1,0 +1,199 @@
+// A conversation on a page: its history, joined to what comes live without hole or double. Knows no framework.
+//
+// History is asked for when the stream stands, so what happens meanwhile comes live; what comes both ways has the same id.
+// Where the stream says that something is missing (a gap, or a beginning without recovery), the newest page is asked for
+// again. If it does not reach what is there, what is older makes way: better less than with a hole.
+
+import type { Client } from "./client.js";
+import type { NotifyEvent } from "./events.js";
+import { isOf, type Message, messageOf, type Place, toMessage } from "./messages.js";
+import { asProblem, type Problem } from "./state.js";
+
+export interface Snapshot {
+  /** Oldest first. */
+  messages: readonly Message[];
+  loading: boolean;
+  /** What the last request for history failed with. */
+  problem: Problem | undefined;
+  /** Whether there are older ones. */
+  hasOlder: boolean;
+}
+
+interface Page {
+  messages: Message[];
+  next: string | undefined;
+}
+
+/** The most messages that are kept; the oldest make way. */
+const KEPT = 2_000;
+const LIMIT = 50;
+
+export class Conversation {
+  #client: Client;
+  #place: Place;
+  #limit: number;
+  #base: string;
+  #snapshot: Snapshot = { messages: [], loading: false, problem: undefined, hasOlder: false };
+  #next: string | undefined;
+  #listeners = new Set<() => void>();
+  #offs: (() => void)[] = [];
+  #loading = false;
+  #loaded = false;
+  /** What was there when something went missing that has not been asked for since: the hole is behind it. */
+  #beforeHole: Set<string> | undefined;
+  /** Taken back; history that was asked for before must not bring it back. */
+  #deleted = new Set<string>();
+
+  /** `base` is what relative addresses of media are relative to. */
+  constructor(client: Client, place: Place, { limit = LIMIT, base }: { limit?: number | undefined; base: string }) {
+    this.#client = client;
+    this.#place = place;
+    this.#limit = limit;
+    this.#base = base;
+  }
+
+  get snapshot(): Snapshot {
+    return this.#snapshot;
+  }
+
+  /** Calls the listener whenever the snapshot is another one. */
+  subscribe(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  start(): void {
+    const client = this.#client;
+    this.#offs = [
+      client.on("*", (event) => this.#take(event)),
+      client.onGap(() => this.#missing()),
+      client.on("connection_confirmed", ({ recovered }) => {
+        if (!recovered || !this.#loaded) this.#missing();
+      }),
+      // A stream that stands already confirms nothing, and while there is none, history is better than nothing.
+      client.onState(({ status }) => {
+        if (status !== "connecting") queueMicrotask(() => this.#offs.length && !this.#loaded && this.#load());
+      }),
+    ];
+  }
+
+  stop(): void {
+    for (const off of this.#offs) off();
+    this.#offs = [];
+  }
+
+  /** Asks for the page before the oldest message. */
+  async loadOlder(): Promise<void> {
+    if (this.#loading || !this.#next) return;
+    this.#loading = true;
+    this.#become({ loading: true, problem: undefined });
+    try {
+      const page = await this.#page(this.#next);
+      if (!this.#offs.length) return;
+      this.#next = page.next;
+      const known = this.#ids();
+      const older = page.messages.filter(({ id }) => !known.has(id));
+      // What was loaded by hand is not dropped from its end.
+      this.#become({ messages: [...older, ...this.#snapshot.messages], hasOlder: !!page.next });
+    } catch (error) {
+      this.#become({ problem: asProblem(error) });
+    } finally {
+      this.#done();
+    }
+  }
+
+  #missing(): void {
+    this.#beforeHole ??= this.#ids();
+    void this.#load();
+  }
+
+  #ids(): Set<string> {
+    return new Set(this.#snapshot.messages.map(({ id }) => id));
+  }
+
+  /** Asks for the newest page and joins it to what is there. */
+  async #load(): Promise<void> {
+    if (this.#loading) return;
+    this.#loading = true;
+    this.#become({ loading: true, problem: undefined });
+    const asked = this.#ids();
+    const before = this.#beforeHole ?? asked;
+    this.#beforeHole = undefined;
+    try {
+      const page = await this.#page();
+      if (!this.#offs.length) return;
+      this.#join(page, before, asked);
+      this.#loaded = true;
+    } catch (error) {
+      // Until another one succeeds the hole is there.
+      this.#beforeHole = before;
+      this.#loaded = false;
+      this.#become({ problem: asProblem(error) });
+    } finally {
+      this.#done();
+    }
+  }
+
+  #done(): void {
+    this.#loading = false;
+    this.#become({ loading: false });
+    // Something went missing meanwhile. After a failure it is for the next connection to try again.
+    if (this.#beforeHole && !this.#snapshot.problem && this.#offs.length) void this.#load();
+  }
+
+  async #page(before?: string): Promise<Page> {
+    const place = "sessionId" in this.#place ? { sessionId: this.#place.sessionId } : { chatId: String(this.#place.chatId) };
+    const query = new URLSearchParams({ ...place, limit: String(this.#limit), ...(before !== undefined && { before }) });
+    const answer = await this.#client.json<{ data?: { messages?: unknown[]; next?: string | number | null } }>(`api/messages?${query}`);
+    const { messages = [], next } = answer.data ?? {};
+    return {
+      // The newest comes first.
+      messages: messages.map((said) => toMessage(said, this.#base)).filter((message) => message !== undefined).reverse(),
+      next: next === null || next === undefined ? undefined : String(next),
+    };
+  }
+
+  /** `before` is what was there before what may be missing, `asked` what was there when the page was asked for. */
+  #join(page: Page, before: Set<string>, asked: Set<string>): void {
+    const inPage = new Set(page.messages.map(({ id }) => id));
+    const there = this.#snapshot.messages;
+    // Where the page reaches what was there before the hole; what it does not reach makes way.
+    const from = there.findIndex(({ id }) => before.has(id) && inPage.has(id));
+    const older = there.slice(0, Math.max(0, from)).filter(({ id }) => !inPage.has(id));
+    // What was there and is not in the page is older than it, or was taken back; what came since may be newer.
+    const reached = there.findLastIndex(({ id }) => inPage.has(id));
+    const newer = there.slice(reached + 1).filter(({ id }) => !asked.has(id));
+    // If nothing is in both, what came since may as well be older than the page: the next one tells.
+    if (reached < 0 && newer.length && page.next) this.#beforeHole = new Set();
+    const messages = page.messages.map((message) => {
+      const known = there.find(({ id }) => id === message.id);
+      // What was edited live is newer than the page.
+      return known?.edited ? known : message;
+    });
+    if (!older.length) this.#next = page.next;
+    const joined = [...older, ...messages, ...newer].filter(({ id }) => !this.#deleted.has(id));
+    this.#become({ messages: joined.slice(-KEPT), hasOlder: !!this.#next });
+  }
+
+  #take(event: NotifyEvent): void {
+    const { type, message_id: id } = event;
+    const { messages } = this.#snapshot;
+    if (type === "message_deleted" && isOf(event, {}, this.#place)) {
+      this.#deleted.add(String(id));
+      return this.#become({ messages: messages.filter((message) => message.id !== String(id)) });
+    }
+    const message = messageOf(event, this.#place, this.#base);
+    if (!message) return;
+    const known = messages.findIndex(({ id }) => id === message.id);
+    if (type === "message_edited") {
+      if (known >= 0) this.#become({ messages: messages.with(known, { ...message, createdAt: messages[known]!.createdAt, edited: true }) });
+    } else if (known < 0 && !this.#deleted.has(message.id)) {
+      this.#become({ messages: [...messages, message].slice(-KEPT) });
+    }
+  }
+
+  #become(change: Partial<Snapshot>): void {
+    this.#snapshot = { ...this.#snapshot, ...change };
+    for (const listener of this.#listeners) listener();
+  }
+}

@@ -1,0 +1,215 @@
+// One connection for all tabs. Whoever holds the lock of the group leads: it has the link and passes on what comes.
+// The others follow, each remembering the last id, so that whichever is next goes on from there. Where nothing is
+// to be shared, a tab leads for itself.
+
+import type { Api } from "./api.js";
+import { type Arrival, Link, type LinkSink, PING_MS } from "./link.js";
+import type { Settings } from "./options.js";
+import type { State } from "./state.js";
+import { claims } from "./token.js";
+
+/** What tabs say to each other. */
+type Said =
+  | "hello"
+  | "nudge"
+  | {
+      arrivals: Arrival[];
+      lastId: string | undefined;
+      /** With it, the arrivals are only the last confirmation, for who has none yet. */
+      state?: State;
+    };
+
+/** Reasons that are the same for all tabs. The others end with the tab's own token. */
+const FOR_ALL: readonly string[] = ["disconnected", "attempts"];
+
+export class Tabs {
+  #name: string | undefined;
+  #channel: BroadcastChannel | undefined;
+  #queue: AbortController | undefined;
+  #release: (() => void) | undefined;
+  #link: Link | undefined;
+  #state: State | undefined;
+  #confirmed: Arrival | undefined;
+  /** Where this tab was when it joined: what came meanwhile is unknown if the leader is somewhere else. */
+  #was: string | undefined;
+  #heard = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #left = new AbortController();
+
+  #settings: Settings;
+  #api: Api;
+  #sink: LinkSink;
+  #lastId: string | undefined;
+
+  constructor(settings: Settings, api: Api, sink: LinkSink) {
+    this.#settings = settings;
+    this.#api = api;
+    this.#sink = sink;
+    this.#lastId = settings.lastEventId;
+  }
+
+  async join(): Promise<void> {
+    this.leave();
+    this.#left = new AbortController();
+    const { signal } = this.#left;
+    const { events, BroadcastChannel } = this.#settings.environment;
+    events?.addEventListener("online", () => this.#link?.nudge(), { signal });
+    // A page that goes into the browser's cache for "back" must not hold the lock.
+    events?.addEventListener("pagehide", () => this.leave(), { signal });
+    const name = await this.#groupName();
+    if (signal.aborted) return;
+    this.#name = name;
+    if (!name) return this.#lead();
+    this.#was = this.#lastId;
+    this.#channel = new BroadcastChannel!(name);
+    this.#channel.onmessage = ({ data }) => this.#hear(data as Said);
+    this.#queueUp();
+    this.#say("hello");
+    this.#listen();
+  }
+
+  nudge(): void {
+    if (this.#link) this.#link.nudge();
+    else this.#say("nudge");
+  }
+
+  /** Another tab takes over what this one leads. */
+  leave(): void {
+    this.#left.abort();
+    clearTimeout(this.#timer);
+    this.#queue?.abort();
+    this.#stepDown();
+    this.#channel?.close();
+    this.#queue = this.#channel = undefined;
+  }
+
+  #stepDown(): void {
+    this.#link?.stop();
+    this.#link = undefined;
+    this.#release?.();
+    this.#release = undefined;
+  }
+
+  /** Tabs share where they listen to the same with the same rights; `undefined` where that can't be known. */
+  async #groupName(): Promise<string | undefined> {
+    const { share, environment, url, channels, lastEventId } = this.#settings;
+    if (share === false || !environment.locks || !environment.BroadcastChannel || lastEventId) return;
+    const token = typeof share === "string" ? undefined : await this.#api.token().catch(() => {});
+    const who = typeof share === "string" ? share : claims(token || "");
+    return who && `notify-server ${url} ${channels?.join() ?? ""} ${who}`;
+  }
+
+  // Following
+
+  #queueUp(steal = false): void {
+    const queue = new AbortController();
+    this.#queue = queue;
+    const held = (): Promise<void> | undefined => {
+      if (this.#queue !== queue || queue.signal.aborted) return;
+      const lock = new Promise<void>((release) => (this.#release = release));
+      this.#lead();
+      return lock;
+    };
+    const options = steal ? { steal } : { signal: queue.signal };
+    this.#settings.environment.locks!.request(this.#name!, options, held).catch(() => {
+      // Another tab found this one asleep and has taken the lock.
+      if (this.#queue !== queue || queue.signal.aborted) return;
+      this.#stepDown();
+      this.#queueUp();
+      this.#listen();
+    });
+  }
+
+  #hear(said: Said): void {
+    if (typeof said === "string") {
+      if (said === "nudge") this.#link?.nudge();
+      else if (this.#link) this.#sayState();
+      return;
+    }
+    if (this.#link) return;
+    const { arrivals, lastId, state } = said;
+    this.#heard = true;
+    if (this.#was && lastId && this.#was !== lastId) {
+      this.#pass([[{ type: "gap", reason: "unknown", from: this.#was, to: lastId }, undefined]], lastId);
+    }
+    this.#was = undefined;
+    this.#pass(state && this.#confirmed ? [] : arrivals, lastId);
+    if (!state) return;
+    this.#state = state;
+    if (state.status === "closed") this.leave();
+    this.#sink.state(state);
+  }
+
+  #pass(arrivals: Arrival[], lastId: string | undefined): void {
+    this.#lastId = lastId ?? this.#lastId;
+    this.#confirmed = arrivals.findLast(([event]) => event.type === "connection_confirmed") ?? this.#confirmed;
+    this.#sink.events(arrivals, lastId);
+  }
+
+  /** A leader that says nothing, not even when asked, is asleep or dead. */
+  #listen(asked = false): void {
+    const { timing, environment } = this.#settings;
+    const pingMs = (this.#confirmed?.[0].ping_interval_ms as number) || PING_MS;
+    clearTimeout(this.#timer);
+    this.#heard = false;
+    this.#timer = setTimeout(() => {
+      if (this.#link) return;
+      if (this.#heard || !asked) {
+        if (!this.#heard) this.#say("hello");
+        return this.#listen(!this.#heard);
+      }
+      this.#queue?.abort();
+      this.#queueUp(true);
+    }, asked ? timing.leaderAnswer * (1 + environment.random()) : pingMs);
+  }
+
+  #say(said: Said): void {
+    this.#channel?.postMessage(said);
+  }
+
+  // Leading
+
+  #lead(): void {
+    this.#was = undefined;
+    const link: Link = new Link(
+      this.#settings,
+      this.#api,
+      {
+        events: (arrivals, lastId) => {
+          this.#say({ arrivals, lastId });
+          this.#pass(arrivals, lastId);
+        },
+        state: (state) => this.#link === link && this.#linkState(state),
+        problem: this.#sink.problem,
+      },
+      this.#lastId,
+    );
+    this.#link = link;
+    void link.run();
+  }
+
+  #linkState(state: State): void {
+    // Taking over is not worth a word.
+    if (state.status === "connecting" && this.#state) return;
+    this.#state = state;
+    const closed = state.status === "closed";
+    if (!closed || FOR_ALL.includes(state.reason)) this.#sayState();
+    if (closed) this.leave();
+    this.#sink.state(state);
+    if (!closed) void this.#regroup();
+  }
+
+  #sayState(): void {
+    this.#say({ arrivals: this.#confirmed ? [this.#confirmed] : [], lastId: this.#lastId, state: this.#state! });
+  }
+
+  /** A renewed token can be one for somebody else, whose events are not for the tabs of this group. */
+  async #regroup(): Promise<void> {
+    if (this.#state?.status !== "open" && this.#state?.status !== "polling") return;
+    const { signal } = this.#left;
+    const name = await this.#groupName();
+    if (signal.aborted || name === this.#name) return;
+    this.leave();
+    await this.join();
+  }
+}
