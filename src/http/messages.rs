@@ -246,7 +246,7 @@ pub(super) async fn broadcast(
     operation_id = "batch",
     tag = "Publishing",
     params(IdempotencyKeyHeader),
-    request_body(content = Batch, content_type = "application/json", description = "The media type does not matter."),
+    request_body(content = Batch, content_type = "application/json", description = "The list may also come alone, without the object around it. The media type does not matter."),
     responses(
         (status = 202, description = "What has become of each.", body = BatchAnswer,
             example = json!({"accepted": 1, "rejected": 1, "results": [
@@ -270,11 +270,15 @@ pub(super) async fn batch(
     }
     let desk = Desk::new(identity, parts);
     let text = text(body, MAX_BATCH_BODY)?;
-    let batch: Batch<'_> = serde_json::from_str(&text).map_err(|error| ApiError::Invalid {
+    let messages: Result<Vec<&RawValue>, _> = match text.trim_start().starts_with('[') {
+        true => serde_json::from_str(&text),
+        false => serde_json::from_str(&text).map(|batch: Batch<'_>| batch.messages),
+    };
+    let messages = messages.map_err(|error| ApiError::Invalid {
         field: "messages".into(),
-        problem: format!("the body is {{\"messages\": […]}}: {error}"),
+        problem: format!("the body is {{\"messages\": […]}}, or the list alone: {error}"),
     })?;
-    let count = batch.messages.len();
+    let count = messages.len();
     if count == 0 || count > MAX_BATCH {
         return Err(ApiError::Invalid {
             field: "messages".into(),
@@ -285,7 +289,7 @@ pub(super) async fn batch(
     desk.rate
         .take(user, u32::try_from(count).unwrap_or(u32::MAX))?;
     let mut results = Vec::with_capacity(count);
-    let numbered: Vec<(usize, &RawValue)> = batch.messages.into_iter().enumerate().collect();
+    let numbered: Vec<(usize, &RawValue)> = messages.into_iter().enumerate().collect();
     for some in numbered.chunks(IN_FLIGHT) {
         let (desk, key) = (&desk, &key);
         let prepared = some.iter().map(|(index, message)| async move {

@@ -130,7 +130,8 @@ impl Outgoing {
         key: &IdempotencyKey,
     ) -> Result<Self, ApiError> {
         let mut draft = Draft::read(message, "", identity, key)?;
-        for name in ["channel", "target", "service"] {
+        // A service may say who it is; it is not only for those who listen on it.
+        for name in ["channel", "target"] {
             if draft.has(name) {
                 return Err(draft.wrong(name, "a broadcast is for everybody"));
             }

@@ -100,6 +100,38 @@ async fn a_broadcast_reaches_everybody() {
 }
 
 #[tokio::test]
+async fn the_forms_of_other_push_services_are_understood() {
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats)).await;
+    let token = publisher(&["*"]);
+    let mut stream = server.connect(1).await;
+    // Who says it, which is not whom it is for.
+    let notice = json!({"type": "notice", "service": "billing", "data": 1});
+    accepted(&server, "broadcast", &token, &notice).await;
+    let event = stream.expect_type("notice").await;
+    assert_eq!(event.data["service"], "billing");
+    // A list alone, and what else stands in `metadata` beside the data.
+    let brief = json!({"type": "brief", "target": {"user_id": 1}, "ttl": 0.001});
+    let slight = json!({"type": "slight", "target": {"user_id": 1}, "priority": "low", "ttl": "x"});
+    let lasting = json!({"type": "lasting", "target": {"user_id": 1}});
+    let list = json!([brief, slight, lasting]);
+    let answer = accepted(&server, "batch", &token, &list).await;
+    assert_eq!(answer["accepted"], 3, "{answer}");
+    let before = event.id.unwrap();
+    loop {
+        if stream.next().await.kind() == "lasting" {
+            break;
+        }
+    }
+    // What is brief is over, and what is slight is never replayed.
+    let mut back = server.come_back(1, &before).await;
+    back.expect_type("connection_confirmed").await;
+    back.expect_type("lasting").await;
+    let answer = post(&server, "batch", &token, &json!([])).await;
+    assert_eq!(answer.status, 422);
+}
+
+#[tokio::test]
 async fn a_batch_answers_for_each_message_and_keeps_their_order() {
     let nats = Nats::start().await;
     let server = Server::start(Settings::new().nats(&nats)).await;

@@ -173,11 +173,12 @@ fn by_shape(
     if typed && fields.has("channel") {
         return named("channel event", channel_event::decode(fields, now));
     }
-    if typed && (fields.has("target") || fields.has("service")) {
-        return named("push message", push::decode(text, fields, now));
-    }
-    if typed && broadcast::is_one(fields) {
+    let targeted = fields.has("target");
+    if typed && !targeted && broadcast::is_one(fields) {
         return named("broadcast", broadcast::decode(fields, now));
+    }
+    if typed && (targeted || fields.has("service")) {
+        return named("push message", push::decode(text, fields, now));
     }
     plain::decode(rules, subject, text, now)
 }

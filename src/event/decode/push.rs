@@ -62,13 +62,16 @@ pub(super) fn waits(fields: &Fields<'_>, class: Class) -> Result<bool, FieldErro
     Ok(waits)
 }
 
-/// What `metadata` says: `priority: low` is ephemeral, `ttl` counts in seconds from now.
+/// What `metadata` says: `priority: low` is ephemeral, `ttl` counts in seconds from now. Where there is no
+/// `metadata`, the two may stand beside `data`; what can't be one of them there is the sender's own.
 pub(super) fn metadata(
     fields: &Fields<'_>,
     now: Timestamp,
 ) -> Result<(Class, Option<Timestamp>), FieldError> {
     let Some(metadata) = object(fields.get("metadata"), "metadata")? else {
-        return Ok((Class::Durable, None));
+        let class = class(fields).unwrap_or(Class::Durable);
+        let ttl = ttl(fields).unwrap_or(None);
+        return Ok((class, ttl.map(|ttl| now.after(ttl))));
     };
     let ttl = ttl(&metadata)?;
     Ok((class(&metadata)?, ttl.map(|ttl| now.after(ttl))))
