@@ -21,7 +21,7 @@ use crate::authorize::Authorizer;
 use crate::bus::nats::ConnectError;
 use crate::bus::{Bucket, Bus, EmbeddedBus, Feed, LogError, LogKind, nats};
 use crate::config::Config;
-use crate::database::{self, Database, DatabaseError};
+use crate::database::{self, Database, DatabaseError, Part};
 use crate::discovery::Discovery;
 use crate::http::{self, ClientCertificates, Development, Exporter, Health, Parts, PublishRate};
 use crate::hub::Hub;
@@ -364,7 +364,7 @@ async fn open_database(config: &Config) -> Result<Database, BuildError> {
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|error| BuildError::DataDir(config.data_dir.display().to_string(), error))?;
     let database = Database::open(&Database::file_url(&file), &config.database)?;
-    database.migrate().await?;
+    database.migrate(Part::Everything).await?;
     database::seed_demo(&database).await?;
     Ok(database)
 }

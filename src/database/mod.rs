@@ -5,6 +5,7 @@
 
 mod config;
 mod demo;
+mod schema;
 
 use std::future::Future;
 use std::path::Path;
@@ -18,6 +19,7 @@ use tokio::runtime::Handle;
 
 pub use config::DatabaseConfig;
 pub use demo::{DemoChat, DemoUser, demo_chats, demo_users, seed_demo};
+pub use schema::Part;
 
 use crate::secret::SecretUrl;
 
@@ -212,18 +214,6 @@ impl Database {
             .map_err(DatabaseError::from)
         })
         .await
-    }
-
-    /// Creates or updates the schema.
-    ///
-    /// # Errors
-    /// The database failed, or holds a schema that these migrations did not make.
-    pub async fn migrate(&self) -> Result<(), DatabaseError> {
-        match &self.pool {
-            Pool::Postgres(pool) => sqlx::migrate!("migrations/postgres").run(pool).await?,
-            Pool::Sqlite(pool) => sqlx::migrate!("migrations/sqlite").run(pool).await?,
-        }
-        Ok(())
     }
 
     /// The database's kind, for people.

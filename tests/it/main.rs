@@ -32,6 +32,7 @@ mod logs;
 mod membership;
 mod messages;
 mod migrating;
+mod migrate;
 mod model;
 mod nats;
 mod nats_security;
