@@ -1,6 +1,8 @@
 //! Builds the server from its configuration, spawns everything that lives long, watches over it
 //! and stops it in order. Nothing else spawns a task that outlives its caller.
 
+mod sources;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,7 +23,7 @@ use crate::authorize::Authorizer;
 use crate::bus::nats::ConnectError;
 use crate::bus::{Bucket, Bus, EmbeddedBus, Feed, LogError, LogKind, nats};
 use crate::config::Config;
-use crate::database::{self, Database, DatabaseError};
+use crate::database::{self, Database, DatabaseError, Part};
 use crate::discovery::Discovery;
 use crate::http::{self, ClientCertificates, Development, Exporter, Health, Parts, PublishRate};
 use crate::hub::Hub;
@@ -31,11 +33,15 @@ use crate::ingest::Ingest;
 use crate::listener::{self, Listener};
 use crate::members::Members;
 use crate::membership::Membership;
+use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::peers::{Peers, instance_name};
 use crate::presence::{Presence, Teller};
 use crate::refresh::Refresh;
+use crate::source::notify::NameError;
+use crate::source::outbox::Wake;
 use crate::tls::{Tls, TlsError};
+use sources::Sources;
 
 /// How long the rest of the stop may take after the connections are gone.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -88,6 +94,9 @@ pub enum BuildError {
     /// The folder for the development database can't be made.
     #[error("the data folder {0} can't be made")]
     DataDir(String, #[source] std::io::Error),
+    /// A PostgreSQL channel can't be listened on.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// NATS can't be used.
     #[error(transparent)]
     Nats(#[from] ConnectError),
@@ -154,7 +163,7 @@ impl Application {
             hub.clone(),
             rules.clone(),
             membership.clone(),
-            refresh,
+            refresh.clone(),
             inbox.clone(),
             metrics.ingest.clone(),
         );
@@ -167,6 +176,14 @@ impl Application {
             config.history.archive_bytes.bytes(),
             metrics.archive.clone(),
         );
+        let wake = Wake::default();
+        let sources = Sources {
+            database: &database,
+            bus: &bus,
+            rules: &rules,
+            wake: &wake,
+        };
+        let notifications = sources.spawn(&config, &metrics, &hub, refresh, &mut tasks)?;
         let (presence, presence_task) = Presence::new(
             peers.instance(),
             &config.presence,
@@ -194,6 +211,9 @@ impl Application {
             verifier,
             members: Members::new(membership.clone()),
             membership,
+            messages: Messages::new(database.clone()),
+            notifications,
+            wake,
             archive,
             acknowledgements: Acknowledgements::new(bucket(&config, &bus, "ACKS")),
             inbox: inbox.clone(),
@@ -358,13 +378,14 @@ fn development_signer(config: &mut Config) -> Result<Option<Signer>, SignerError
 
 async fn open_database(config: &Config) -> Result<Database, BuildError> {
     if let Some(url) = &config.database.url {
-        return Ok(Database::open(url, &config.database)?);
+        let listened = config.source.is_used();
+        return Ok(Database::open_beside(url, &config.database, listened)?);
     }
     let file = config.development_database();
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|error| BuildError::DataDir(config.data_dir.display().to_string(), error))?;
     let database = Database::open(&Database::file_url(&file), &config.database)?;
-    database.migrate().await?;
+    database.migrate(Part::Everything).await?;
     database::seed_demo(&database).await?;
     Ok(database)
 }

@@ -20,6 +20,8 @@
 //! | [`discovery`] | this instance in the directory of NATS services |
 //! | [`auth`] | from a token to an identity |
 //! | [`authorize`] | permissions that the backend is asked for |
+//! | [`source`] | events that come from the database: the outbox, NOTIFY |
+//! | [`messages`] | messages that are kept, and their history |
 //! | [`database`], [`membership`], [`members`] | the pool, and who is in which chat |
 //! | [`listener`] | accepts connections, in turn with what else a thread has to do |
 //! | [`http`] | routes, extractors, errors |
@@ -47,11 +49,13 @@ pub mod ingest;
 pub mod listener;
 pub mod members;
 pub mod membership;
+pub mod messages;
 pub mod metrics;
 pub mod peers;
 pub mod presence;
 pub mod refresh;
 pub mod secret;
+pub mod source;
 pub mod telemetry;
 pub mod tls;
 pub mod transport;

@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 use uuid::Uuid;
 
-use crate::database::{Database, DatabaseConfig, DatabaseError, Pool};
+use crate::database::{Database, DatabaseConfig, DatabaseError, Pool, is_broken_connection};
 use crate::event::{ChatId, Id, UserId};
 
 /// Look-ups that wait for a connection of the pool; more are refused at once. More would not be
@@ -199,18 +199,6 @@ async fn ids(
             }
             other => return other,
         }
-    }
-}
-
-/// Whether the connection broke, rather than the query.
-fn is_broken_connection(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
-        // Connection exceptions, and the server being shut down.
-        sqlx::Error::Database(error) => error
-            .code()
-            .is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
-        _ => false,
     }
 }
 

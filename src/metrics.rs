@@ -3,6 +3,7 @@
 
 use prometheus_client::registry::Registry;
 
+use crate::source::{notify, outbox};
 use crate::{archive, authorize, bus, http, hub, inbox, ingest, presence, tls};
 
 /// What every name begins with.
@@ -23,6 +24,10 @@ pub struct Metrics {
     pub inbox: inbox::Metrics,
     /// Of asking the backend.
     pub authorize: authorize::Metrics,
+    /// Of the outbox.
+    pub outbox: outbox::Metrics,
+    /// Of listening on PostgreSQL.
+    pub notify: notify::Metrics,
     /// Of presence.
     pub presence: presence::Metrics,
     /// Of TLS.
@@ -42,6 +47,8 @@ impl Metrics {
         self.archive.register(&mut registry);
         self.inbox.register(&mut registry);
         self.authorize.register(&mut registry);
+        self.outbox.register(&mut registry);
+        self.notify.register(&mut registry);
         self.presence.register(&mut registry);
         self.tls.register(&mut registry);
         self.http.register(&mut registry);

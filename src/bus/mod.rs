@@ -134,6 +134,9 @@ pub enum PublishError {
     /// The bus is not connected, or stopping.
     #[error("the bus is not available: {0}")]
     Unavailable(String),
+    /// The payload is larger than NATS takes.
+    #[error("the payload has {0} bytes, which is more than NATS takes")]
+    TooLarge(usize),
     /// NATS did not take the message.
     #[error("NATS did not take the message")]
     Nats(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -211,7 +214,27 @@ impl Bus {
             Self::Embedded(bus) => bus
                 .publish(subject, payload, message_id)
                 .map(Submitted::known),
-            Self::Nats(bus) => bus.submit(subject, payload, message_id).await,
+            Self::Nats(bus) => bus.submit(subject, payload, message_id, false).await,
+        }
+    }
+
+    /// As [`Bus::submit`], for a publisher that goes on until the log has the payload: nobody gets it
+    /// before, so that nobody gets it twice.
+    ///
+    /// # Errors
+    /// As of [`Bus::submit`].
+    pub async fn store(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        message_id: &str,
+    ) -> Result<Submitted, PublishError> {
+        subject::check_publish(subject)?;
+        match self {
+            Self::Embedded(bus) => bus
+                .publish(subject, payload, Some(message_id))
+                .map(Submitted::known),
+            Self::Nats(bus) => bus.submit(subject, payload, Some(message_id), true).await,
         }
     }
 

@@ -1,21 +1,58 @@
-//! `migrate`: creates the tables, only ever when it is asked to.
+//! `migrate`: creates the tables, only ever when it is asked to, or takes them back.
 
 use std::process::ExitCode;
 
+use clap::Args;
 use notify_server::config::Config;
-use notify_server::database::Database;
+use notify_server::database::{Database, Part};
+use notify_server::secret::SecretUrl;
 
-pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only the outbox and what fills it, beside tables of your own
+    #[arg(long)]
+    outbox_only: bool,
+    /// Print the statements and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Drop what this command has created, with all that is in it
+    #[arg(long)]
+    uninstall: bool,
+}
+
+pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let file = config.development_database();
     let url = match &config.database.url {
         Some(url) => url.clone(),
+        None if arguments.dry_run => SecretUrl::new(format!("sqlite://{}", file.display())),
         None => {
             std::fs::create_dir_all(&config.data_dir)?;
-            Database::file_url(&config.development_database())
+            Database::file_url(&file)
         }
     };
-    let database = Database::create(&url, &config.database)?;
-    database.migrate().await?;
-    println!("{} at {url} is up to date", database.kind());
+    let database = if arguments.dry_run {
+        Database::open(&url, &config.database)?
+    } else {
+        Database::create(&url, &config.database)?
+    };
+    let part = if arguments.outbox_only {
+        Part::Outbox
+    } else {
+        Part::Everything
+    };
+    if arguments.dry_run {
+        let statements = database.pending(part, arguments.uninstall).await?;
+        print!("{statements}");
+    } else if arguments.uninstall {
+        database.uninstall(part).await?;
+        println!(
+            "{} at {url} has nothing of this server any more",
+            database.kind()
+        );
+    } else {
+        database.migrate(part).await?;
+        println!("{} at {url} is up to date", database.kind());
+    }
     database.close().await;
     Ok(ExitCode::SUCCESS)
 }

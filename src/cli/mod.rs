@@ -71,8 +71,8 @@ enum Command {
     Listen(listen::Arguments),
     /// Print the effective configuration, secrets masked, or what is wrong with it
     CheckConfig,
-    /// Create the tables for users, chats and memberships in the configured database
-    Migrate,
+    /// Create the tables for users, chats, memberships, messages and the outbox in the configured database
+    Migrate(migrate::Arguments),
     /// Ask a running server whether it is ready; exit code 1 if it is not
     Health(health::Arguments),
 }
@@ -89,7 +89,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Publish(arguments) => block_on(publish::run(config, arguments)),
         Command::Listen(arguments) => block_on(listen::run(config, arguments)),
         Command::CheckConfig => check_config::run(&config),
-        Command::Migrate => block_on(migrate::run(config)),
+        Command::Migrate(arguments) => block_on(migrate::run(config, arguments)),
         Command::Health(arguments) => block_on(health::run(config, arguments)),
     }
 }

@@ -21,6 +21,7 @@ use crate::http::ServerConfig;
 use crate::hub::{HistoryConfig, StreamConfig};
 use crate::ingest::EventsConfig;
 use crate::presence::PresenceConfig;
+use crate::source::SourceConfig;
 use crate::telemetry::LoggingConfig;
 use crate::tls::TlsConfig;
 
@@ -52,6 +53,8 @@ pub struct Config {
     pub jetstream: JetStreamConfig,
     /// Who is in which chat.
     pub database: DatabaseConfig,
+    /// What of the database is published.
+    pub source: SourceConfig,
     /// What events may be like.
     pub events: EventsConfig,
     /// Telling who is online.
@@ -88,6 +91,7 @@ impl Default for Config {
             log: LogKind::Auto,
             jetstream: JetStreamConfig::default(),
             database: DatabaseConfig::default(),
+            source: SourceConfig::default(),
             events: EventsConfig::default(),
             presence: PresenceConfig::default(),
             logging: LoggingConfig::default(),

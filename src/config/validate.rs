@@ -51,6 +51,7 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
             "database.max_connections",
             config.database.max_connections as usize,
         ),
+        ("source.batch", config.source.batch),
         ("nats.pending_limit", config.nats.pending_limit),
         ("events.max_payload", config.events.max_payload.bytes()),
         ("auth.max_token_bytes", config.auth.max_token_bytes),
@@ -69,6 +70,11 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
         ("database.timeout", config.database.timeout, tenth),
         ("auth.jwks_refresh", config.auth.jwks_refresh, tenth),
         ("authorize.timeout", config.authorize.timeout, tenth),
+        (
+            "source.poll_interval",
+            config.source.poll_interval,
+            Duration::from_millis(10),
+        ),
         ("tls.reload", config.tls.reload, tenth),
     ];
     for (key, value, least) in periods {
@@ -274,6 +280,20 @@ fn database(config: &Config, problems: &mut Vec<Problem>) {
         if !query.contains("$1") {
             problems.push(Problem::at(key, why).with_value(query));
         }
+    }
+    if let Err(error) = config.source.names() {
+        problems.push(Problem::at("source.notify", error.to_string()));
+    }
+    let postgres = config.database.url.as_ref().and_then(Kind::of) == Some(Kind::Postgres);
+    if !config.source.notify.is_empty() && !postgres {
+        let why =
+            "notifications are PostgreSQL's: set database.url or DATABASE_URL to postgres://…";
+        problems.push(Problem::at("source.notify", why));
+    }
+    if !config.source.notify.is_empty() && config.database.max_connections < 2 {
+        let why = "must be at least 2 with source.notify: one connection listens";
+        let problem = Problem::at("database.max_connections", why);
+        problems.push(problem.with_value(config.database.max_connections));
     }
     match &config.database.url {
         Some(url) if Kind::of(url).is_none() => {

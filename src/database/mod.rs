@@ -5,6 +5,7 @@
 
 mod config;
 mod demo;
+mod schema;
 
 use std::future::Future;
 use std::path::Path;
@@ -18,6 +19,7 @@ use tokio::runtime::Handle;
 
 pub use config::DatabaseConfig;
 pub use demo::{DemoChat, DemoUser, demo_chats, demo_users, seed_demo};
+pub use schema::Part;
 
 use crate::secret::SecretUrl;
 
@@ -28,6 +30,7 @@ pub struct Database {
     runtime: Handle,
     timeout: Duration,
     max_connections: u32,
+    listened: bool,
 }
 
 /// The pool of the kind that the URL names.
@@ -114,6 +117,23 @@ impl Database {
     /// # Errors
     /// The URL names no supported database.
     pub fn open(url: &SecretUrl, config: &DatabaseConfig) -> Result<Self, DatabaseError> {
+        Self::open_beside(url, config, false)
+    }
+
+    /// The same; where `listened` is set, one of the connections is left for [`listener_pool`].
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_beside(
+        url: &SecretUrl,
+        config: &DatabaseConfig,
+        listened: bool,
+    ) -> Result<Self, DatabaseError> {
+        let mut connections = config.max_connections;
+        let listened = listened && Kind::of(url) == Some(Kind::Postgres) && connections > 1;
+        if listened {
+            connections -= 1;
+        }
         let timeout = config.timeout.0;
         let wrong = |source| DatabaseError::Url {
             url: url.clone(),
@@ -123,7 +143,7 @@ impl Database {
         let pool = match Kind::of(url).ok_or_else(|| wrong(None))? {
             Kind::Postgres => {
                 let options: PgConnectOptions = text.parse().map_err(|e| wrong(Some(e)))?;
-                Pool::Postgres(postgres(options, config, timeout))
+                Pool::Postgres(postgres(options, connections, timeout))
             }
             Kind::Sqlite => {
                 let options: SqliteConnectOptions = text.parse().map_err(|e| wrong(Some(e)))?;
@@ -134,7 +154,8 @@ impl Database {
             pool,
             runtime: Handle::current(),
             timeout,
-            max_connections: config.max_connections,
+            max_connections: connections,
+            listened,
         })
     }
 
@@ -171,6 +192,12 @@ impl Database {
     #[must_use]
     pub fn max_connections(&self) -> u32 {
         self.max_connections
+    }
+
+    /// Whether a connection is left for [`listener_pool`].
+    #[must_use]
+    pub fn is_listened(&self) -> bool {
+        self.listened
     }
 
     /// How long a query may take.
@@ -214,18 +241,6 @@ impl Database {
         .await
     }
 
-    /// Creates or updates the schema.
-    ///
-    /// # Errors
-    /// The database failed, or holds a schema that these migrations did not make.
-    pub async fn migrate(&self) -> Result<(), DatabaseError> {
-        match &self.pool {
-            Pool::Postgres(pool) => sqlx::migrate!("migrations/postgres").run(pool).await?,
-            Pool::Sqlite(pool) => sqlx::migrate!("migrations/sqlite").run(pool).await?,
-        }
-        Ok(())
-    }
-
     /// The database's kind, for people.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -244,9 +259,34 @@ impl Database {
     }
 }
 
-fn postgres(options: PgConnectOptions, config: &DatabaseConfig, timeout: Duration) -> PgPool {
+/// Whether the connection broke, rather than the query.
+#[must_use]
+pub fn is_broken_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
+        // Connection exceptions, and the server being shut down.
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
+        _ => false,
+    }
+}
+
+/// A pool for the one connection that listens for notifications, which belongs to nothing else.
+#[must_use]
+pub fn listener_pool(pool: &PgPool, timeout: Duration) -> PgPool {
     PgPoolOptions::new()
-        .max_connections(config.max_connections)
+        .max_connections(1)
+        .acquire_timeout(timeout)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_lazy_with((*pool.connect_options()).clone())
+}
+
+fn postgres(options: PgConnectOptions, connections: u32, timeout: Duration) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
         .acquire_timeout(timeout)
         // Costs a round trip before every query; queries retry on a broken connection instead.
         .test_before_acquire(false)

@@ -4,9 +4,12 @@ use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::join_all;
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::credentials::ForStream;
 use super::error::ApiError;
+use super::history::session_channel;
 use super::openapi::{ForRate, ForToken, Streaming};
 use super::stream::{self, Device, LastEventId, Parameters, Parts, Wanted};
 use crate::auth::Identity;
@@ -19,6 +22,16 @@ const MAX_CHANNELS: usize = 100;
 
 /// What the addresses of streams begin with.
 pub(super) const STREAM: &str = "/sse/stream/";
+
+/// Which session to stream.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Session {
+    /// The session, or what follows `session:`.
+    #[serde(rename = "sessionId")]
+    #[param(required = true, value_type = String, example = "s-1")]
+    id: Option<String>,
+}
 
 /// A stream of channels
 ///
@@ -97,6 +110,60 @@ pub(super) async fn service(
     (parts, authorizer): (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     let channels = vec![channel(&format!("service:{name}"))?];
+    let channels = permitted(&identity, channels, &authorizer).await?;
+    open(&request, &identity, channels, parameters, parts).await
+}
+
+/// A stream of a session's channel
+///
+/// Short for `/sse/stream/session:{id}`.
+#[utoipa::path(
+    get,
+    path = "/sse/session/{id}",
+    operation_id = "stream_session",
+    tag = "Streams",
+    params(("id" = String, Path, description = "The session, or what follows `session:`", example = "s-1"), Parameters, Device, LastEventId),
+    responses(Streaming, ForToken, ForRate),
+    security(("ticket" = [])),
+)]
+pub(super) async fn session(
+    request: HttpRequest,
+    ForStream(identity): ForStream,
+    id: Path<String>,
+    parameters: Query<Parameters>,
+    (parts, authorizer): (Parts, Data<Authorizer>),
+) -> Result<HttpResponse, ApiError> {
+    let channels = vec![channel(&format!("session:{id}"))?];
+    let channels = permitted(&identity, channels, &authorizer).await?;
+    open(&request, &identity, channels, parameters, parts).await
+}
+
+/// A stream of a session's messages
+///
+/// The same as `/sse/session/{id}`.
+#[utoipa::path(
+    get,
+    path = "/api/sse/messages",
+    operation_id = "stream_messages",
+    tag = "Streams",
+    params(Session, Parameters, Device, LastEventId),
+    responses(Streaming, ForToken, ForRate),
+    security(("ticket" = [])),
+)]
+pub(super) async fn messages(
+    request: HttpRequest,
+    ForStream(identity): ForStream,
+    session: Query<Session>,
+    parameters: Query<Parameters>,
+    (parts, authorizer): (Parts, Data<Authorizer>),
+) -> Result<HttpResponse, ApiError> {
+    let Some(id) = &session.id else {
+        return Err(ApiError::Invalid {
+            field: "sessionId".into(),
+            problem: "it is missing: it says which session to stream".to_owned(),
+        });
+    };
+    let channels = vec![session_channel(id)?];
     let channels = permitted(&identity, channels, &authorizer).await?;
     open(&request, &identity, channels, parameters, parts).await
 }

@@ -21,6 +21,7 @@ use crate::causes::Causes;
 use crate::database::DatabaseError;
 use crate::event::decode::Rejection;
 use crate::hub::admission::Refusal;
+use crate::messages::MessageError;
 
 /// When a client should ask again after the server could not serve it, in seconds.
 const RETRY_AFTER_SECS: u64 = 2;
@@ -46,6 +47,9 @@ pub enum ApiError {
     /// The bus does not take the message.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// What is asked for takes tables that the database does not have.
+    #[error(transparent)]
+    NotInstalled(MessageError),
     /// A message can't be acknowledged.
     #[error(transparent)]
     Acknowledgement(#[from] AckError),
@@ -167,9 +171,9 @@ impl ResponseError for ApiError {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Self::Refused(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Rejected(Rejection::TooLarge { .. }) | Self::TooLarge(_) => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
+            Self::Rejected(Rejection::TooLarge { .. })
+            | Self::TooLarge(_)
+            | Self::Publish(PublishError::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Publish(PublishError::Subject(_)) | Self::Rejected(_) | Self::Invalid { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
@@ -178,6 +182,7 @@ impl ResponseError for ApiError {
             Self::Acknowledgement(AckError::Bucket(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound | Self::Acknowledgement(AckError::Unknown) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotInstalled(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -13,6 +13,7 @@ mod development;
 mod error;
 mod events;
 mod health;
+mod history;
 mod messages;
 mod metrics;
 mod online;
@@ -49,8 +50,11 @@ use crate::hub::{Hub, LocalHub};
 use crate::inbox::Inbox;
 use crate::members::Members;
 use crate::membership::Membership;
+use crate::messages::Messages;
 use crate::peers::Peers;
 use crate::presence::Presence;
+use crate::source::notify::Notifications;
+use crate::source::outbox::Wake;
 
 /// The largest request body, in bytes: a payload of the default limit in its longest escaping.
 const MAX_BODY: usize = 1024 * 1024;
@@ -67,6 +71,12 @@ pub struct Parts {
     pub verifier: Verifier,
     /// Looks chats up.
     pub membership: Membership,
+    /// Writes and reads messages that are kept.
+    pub messages: Messages,
+    /// Listens for notifications of PostgreSQL that streams need.
+    pub notifications: Notifications,
+    /// Says that the outbox has rows.
+    pub wake: Wake,
     /// Looks the members of chats up.
     pub members: Members,
     /// Finds out about clients that come back.
@@ -108,6 +118,9 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
     service
         .app_data(Data::new(parts.verifier))
         .app_data(Data::new(parts.membership))
+        .app_data(Data::new(parts.messages))
+        .app_data(Data::new(parts.notifications))
+        .app_data(Data::new(parts.wake))
         .app_data(Data::new(parts.members))
         .app_data(Data::new(parts.archive))
         .app_data(Data::new(parts.bus))

@@ -91,6 +91,11 @@ impl FromRequest for IdempotencyKey {
 }
 
 impl IdempotencyKey {
+    /// The key, if there is one.
+    pub(super) fn text(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
     #[cfg(test)]
     pub(super) fn none() -> Self {
         Self(None)

@@ -113,7 +113,7 @@ pub(super) async fn poll(
         last_event_id: after,
         device,
     };
-    let session = stream::session(&request, &identity, wanted, parts).await?;
+    let (session, _following) = stream::session(&request, &identity, wanted, parts).await?;
     let polled = poll::collect(session, Duration::from_secs_f64(wait)).await;
     let events: Result<Vec<&RawValue>, _> = polled
         .events

@@ -8,8 +8,8 @@ use actix_web::web;
 use actix_web::{HttpResponse, Resource};
 
 use super::error::ApiError;
-use super::{bus, channels, connections, development, events, health, messages, metrics, online};
-use super::{openapi, pages, poll, probe, receipts, stats};
+use super::{bus, channels, connections, development, events, health, history, messages, metrics};
+use super::{online, openapi, pages, poll, probe, receipts, stats};
 
 /// An address.
 pub(super) struct Route {
@@ -36,6 +36,7 @@ pub(super) fn table() -> Vec<Route> {
         }),
         readable_stream("/sse/stream/{channels:.*}", || web::to(channels::stream)),
         readable_stream("/sse/user/{id}", || web::to(channels::user)),
+        readable_stream("/sse/session/{id}", || web::to(channels::session)),
         readable_stream("/sse/service/{name}", || web::to(channels::service)),
         resource("/api/v1/bus/{subject}", "POST, OPTIONS", |r| {
             r.route(web::post().to(bus::publish))
@@ -68,6 +69,12 @@ pub(super) fn table() -> Vec<Route> {
         readable("/api/v1/channels/{channel}", || {
             web::to(connections::listeners)
         }),
+        resource("/api/messages", "GET, HEAD, POST, OPTIONS", |r| {
+            r.route(web::post().to(history::write))
+                .route(web::get().to(history::read))
+                .route(web::head().to(history::read))
+        }),
+        readable_stream("/api/sse/messages", || web::to(channels::messages)),
         readable("/api/sse/test", || web::to(probe::test)),
         readable("/api/sse/stats", || web::to(stats::sse_stats)),
         readable("/api/dev/users", || web::to(development::users)),

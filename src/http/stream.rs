@@ -21,6 +21,7 @@ use crate::hub::{
 use crate::inbox::{self, Inbox, MAX_DEVICE};
 use crate::listener::SharedConnection;
 use crate::membership::Membership;
+use crate::source::notify::{Following, Notifications};
 use crate::transport::sse;
 
 /// The most characters of a header that are logged.
@@ -86,6 +87,7 @@ pub(super) type Parts = (
     Data<Membership>,
     Data<Archive>,
     Data<Verifier>,
+    Data<Notifications>,
     Data<Inbox>,
 );
 
@@ -124,17 +126,17 @@ pub(super) async fn open(
     wanted: Wanted,
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
-    let session = session(request, identity, wanted, parts).await?;
-    Ok(sse::response(session))
+    let (session, following) = session(request, identity, wanted, parts).await?;
+    Ok(sse::response(session, following))
 }
 
-/// Opens the session that a stream or a poll reads.
+/// Opens the session that a stream or a poll reads, with what has to be kept for it.
 pub(super) async fn session(
     request: &HttpRequest,
     identity: &Identity,
     wanted: Wanted,
     parts: Parts,
-) -> Result<SessionStream, ApiError> {
+) -> Result<(SessionStream, Vec<Following>), ApiError> {
     let connection_id = Uuid::new_v4();
     let span = connection_span(connection_id, &identity.user);
     open_as(request, identity, wanted, parts, connection_id)
@@ -146,9 +148,9 @@ async fn open_as(
     request: &HttpRequest,
     identity: &Identity,
     wanted: Wanted,
-    (local, hub, membership, archive, verifier, inbox): Parts,
+    (local, hub, membership, archive, verifier, notifications, inbox): Parts,
     connection_id: Uuid,
-) -> Result<SessionStream, ApiError> {
+) -> Result<(SessionStream, Vec<Following>), ApiError> {
     let Wanted {
         scope,
         transport,
@@ -178,6 +180,11 @@ async fn open_as(
     // Registered before the look-up, so that a join or leave in between is not missed.
     let pending = local.register(&identity.user, opening);
     let chats = chats(&scope, identity, &membership).await?;
+    // What is notified from the confirmation on has to be heard.
+    let following = match &scope {
+        Scope::Own => notifications.follow(&[Channel::user(&identity.user)]).await,
+        Scope::Named(channels) => notifications.follow(&channels.granted).await,
+    };
     let resume = resume(request, last_event_id.as_deref());
     let interest = scope.interest(&identity.user, chats.clone());
     let comeback = archive.look_up(&interest, resume).await;
@@ -200,7 +207,7 @@ async fn open_as(
         let connection = connection_id;
         inbox.opened(&identity.user, inbox::Stream { connection, device });
     }
-    Ok(stream)
+    Ok((stream, following))
 }
 
 /// The chats that the stream listens on as its user's: all of them, or those that were asked for,

@@ -260,6 +260,21 @@ impl Hub {
         self.0.settled.send_replace(true);
     }
 
+    /// Tells sessions that events were lost on the way to the log: all, or those that listen on channels of
+    /// these resources.
+    pub async fn missed(&self, resources: Option<Vec<String>>) {
+        let gap = Gap {
+            reason: GapReason::Overflow,
+            from: None,
+            to: None,
+        };
+        let command = match resources {
+            None => Command::Gap(gap),
+            Some(resources) => Command::GapOn(gap, Arc::new(resources)),
+        };
+        self.send(&command, None).await;
+    }
+
     /// Waits until the log is there that ids belong to, with its recent past.
     pub async fn settled(&self) {
         // The sender is as old as this handle.

@@ -182,6 +182,21 @@ impl Shard {
         }
     }
 
+    /// Tells those live sessions of a gap that listen on channels of these resources.
+    pub(super) fn gap_on(&mut self, gap: &Gap, resources: &[String], now: Instant) {
+        let frame = notice::gap(gap);
+        for key in self.registry.keys() {
+            let channels = self.registry.channels_of(key);
+            let concerned = |channel: &Channel| {
+                let resource = channel.resource().as_str();
+                resources.iter().any(|name| name == resource)
+            };
+            if channels.iter().any(concerned) {
+                self.say(key, frame.clone(), now);
+            }
+        }
+    }
+
     /// Queues messages that have waited for a session's user, if the session is here.
     pub(super) fn hand(&mut self, handout: &Handout, now: Instant) {
         let (own, limits) = (Channel::user(&handout.user), self.limits);

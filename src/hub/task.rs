@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub(super) enum Command {
     Deliver(Arc<Event>, Delivery, Option<Arc<Tally>>),
     Gap(Gap),
+    /// A gap for those who listen on channels of these resources.
+    GapOn(Gap, Arc<Vec<String>>),
     Drain(Duration),
     /// Asks for the users of all live sessions, whose chats are then looked up again.
     BeginRefresh(mpsc::Sender<Vec<UserId>>),
@@ -131,6 +133,9 @@ impl ShardTask {
                     }
                 }
                 Command::Gap(gap) => self.hub.0.borrow_mut().gap(&gap, now),
+                Command::GapOn(gap, resources) => {
+                    self.hub.0.borrow_mut().gap_on(&gap, &resources, now);
+                }
                 Command::Drain(spread) => self.hub.0.borrow_mut().drain(spread, now),
                 Command::BeginRefresh(users) => {
                     let own = self.hub.0.borrow_mut().begin_refresh();

@@ -14,10 +14,13 @@ use bytes::Bytes;
 
 use crate::hub::SessionStream;
 
-/// The answer that streams a session.
+/// The answer that streams a session, and keeps something for as long as it does.
 #[must_use]
-pub fn response(stream: SessionStream) -> HttpResponse {
-    builder().body(EventStream(stream))
+pub fn response(stream: SessionStream, kept: impl Unpin + 'static) -> HttpResponse {
+    builder().body(EventStream {
+        stream,
+        _kept: kept,
+    })
 }
 
 /// The same answer without a body.
@@ -38,9 +41,12 @@ pub fn builder() -> HttpResponseBuilder {
     builder
 }
 
-struct EventStream(SessionStream);
+struct EventStream<K> {
+    stream: SessionStream,
+    _kept: K,
+}
 
-impl MessageBody for EventStream {
+impl<K: Unpin> MessageBody for EventStream<K> {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {
@@ -51,7 +57,7 @@ impl MessageBody for EventStream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
-        self.0.poll_next(context).map(|piece| piece.map(Ok))
+        self.stream.poll_next(context).map(|piece| piece.map(Ok))
     }
 }
 

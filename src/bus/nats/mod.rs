@@ -15,6 +15,7 @@ mod service;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::client::PublishErrorKind;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
@@ -39,6 +40,10 @@ use jetstream::{JetStreamConfig, LogError, LogMetrics, LogReader, LogTask};
 
 /// How long publishing may take.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The header of messages that their publisher publishes again until the log has them: what the log does
+/// not take of them is not delivered.
+const LOG_ONLY: &str = "Notify-Log-Only";
 
 /// Publishing and state of the NATS bus.
 #[derive(Debug)]
@@ -189,6 +194,7 @@ impl NatsBus {
         subject: &str,
         payload: Bytes,
         message_id: Option<&str>,
+        log_only: bool,
     ) -> Result<Submitted, PublishError> {
         let status = self.status();
         if !status.up {
@@ -201,11 +207,18 @@ impl NatsBus {
         let receipt = self.receipts.wait(&message_id);
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, message_id);
+        if log_only {
+            headers.insert(LOG_ONLY, "1");
+        }
+        let size = payload.len();
         let published = self
             .client
             .publish_with_headers(subject.to_owned(), headers, payload);
         match tokio::time::timeout(PUBLISH_TIMEOUT, published).await {
             Ok(Ok(())) => Ok(Submitted::expected(receipt)),
+            Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                Err(PublishError::TooLarge(size))
+            }
             Ok(Err(error)) => Err(PublishError::Nats(error.into())),
             Err(_) => Err(PublishError::Unavailable("NATS takes nothing".to_owned())),
         }

@@ -1,4 +1,5 @@
-//! Channel events: `{"type": "job.progress", "channel": "job:123", "data": …, "timestamp": …}`.
+//! Channel events: `{"type": "job.progress", "channel": "job:123", "data": …, "timestamp": …}`. Several
+//! channels have commas in between, as in the address of a stream.
 
 use super::fields::{Fields, Outgoing};
 use super::{Decoded, FieldError, push};
@@ -7,7 +8,8 @@ use crate::event::{Audience, Channel, Timestamp};
 pub(super) fn decode(fields: &Fields<'_>, now: Timestamp) -> Result<Decoded, FieldError> {
     let kind: String = fields.required("type")?;
     let name: String = fields.required("channel")?;
-    let channel = Channel::parse(&name).map_err(|source| FieldError::Channel {
+    let channels: Result<Vec<Channel>, _> = name.split(',').map(Channel::parse).collect();
+    let channels = channels.map_err(|source| FieldError::Channel {
         field: "channel".to_owned(),
         source,
     })?;
@@ -19,7 +21,7 @@ pub(super) fn decode(fields: &Fields<'_>, now: Timestamp) -> Result<Decoded, Fie
     Ok(Decoded {
         kind,
         class,
-        audience: Audience::channel(channel),
+        audience: Audience::channels(channels),
         membership: None,
         expires_at,
         waits: push::waits(fields, class)?,

@@ -275,6 +275,17 @@ mod tests {
     }
 
     #[test]
+    fn a_channel_event_goes_to_all_its_channels() {
+        let payload = json!({"type": "t", "channel": "session:a-1,chat:5", "data": 1});
+        let decoded = read("any", &payload).unwrap();
+        assert_eq!(decoded.audience.to, channels(&["session:a-1", "chat:5"]));
+        for channel in ["chat:5,", ",chat:5", "chat:5, chat:6"] {
+            let rejection = read("any", &json!({"type": "t", "channel": channel})).unwrap_err();
+            assert_eq!(rejection.reason(), "malformed", "{channel}");
+        }
+    }
+
+    #[test]
     fn a_broadcast_goes_to_everybody() {
         let payload = json!({"type": "notice", "data": 1, "broadcast": true,
             "metadata": {"priority": "low"}});

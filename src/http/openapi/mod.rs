@@ -17,16 +17,16 @@ use bytes::Bytes;
 use utoipa::OpenApi;
 
 pub(super) use message::{Batch, Broadcast, Message, Payload};
-pub(super) use refusals::{ForBody, ForConflict, ForDevelopment, ForRate, ForToken, ForUnknown};
+pub(super) use refusals::{
+    ForBody, ForConflict, ForDevelopment, ForRate, ForTables, ForToken, ForUnknown,
+};
 pub(super) use stream::{StreamEvent, Streaming};
 
 use refusals::Shared;
 use security::Schemes;
 
-use super::{
-    bus, channels, connections, development, events, health, messages, metrics, online, pages,
-};
-use super::{poll, probe, receipts, stats};
+use super::{bus, channels, connections, development, events, health, history, messages, metrics};
+use super::{online, pages, poll, probe, receipts, stats};
 
 /// What is true of all endpoints.
 const ABOUT: &str = "\
@@ -55,6 +55,7 @@ is answered with `Allow`, and any other method with 405 and the same header.
     tags(
         (name = "Streams", description = "Events as they happen, and what was missed."),
         (name = "Publishing", description = "Sending messages, answered when the log has them."),
+        (name = "Messages", description = "Messages that are kept in the database, and their history."),
         (name = "Acknowledgements", description = "Who has dealt with which message."),
         (name = "Connections", description = "Who is online, and who is connected to what, on all instances; all but `/online-users` and `/api/sse/stats` take the claim `notify.admin`."),
         (name = "Operations", description = "How the server is doing."),
@@ -67,12 +68,16 @@ is answered with `Allow`, and any other method with 405 and the same header.
         poll::ticket,
         channels::stream,
         channels::user,
+        channels::session,
+        channels::messages,
         channels::service,
         probe::test,
         stats::sse_stats,
         messages::send,
         messages::broadcast,
         messages::batch,
+        history::write,
+        history::read,
         bus::publish,
         receipts::acknowledge,
         receipts::list,

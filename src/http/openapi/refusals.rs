@@ -25,7 +25,7 @@ const RETRY_AFTER: Option<(&str, &str, Type)> = Some((
     Type::Integer,
 ));
 
-const REFUSALS: [Refusal; 9] = [
+const REFUSALS: [Refusal; 10] = [
     Refusal {
         status: 401,
         name: "Unauthorized",
@@ -77,6 +77,12 @@ const REFUSALS: [Refusal; 9] = [
         name: "TooMany",
         means: "More streams or messages than this user may have.",
         header: RETRY_AFTER,
+    },
+    Refusal {
+        status: 501,
+        name: "NotInstalled",
+        means: "The database does not have the tables that this takes; `notify-server migrate` makes them.",
+        header: None,
     },
     Refusal {
         status: 503,
@@ -157,6 +163,8 @@ groups! {
     ForRate: [429];
     /// What is there in development mode only can answer.
     ForDevelopment: [403, 404, 503];
+    /// The tables may not be there.
+    ForTables: [501];
     /// There may be no such thing.
     ForUnknown: [404];
     /// There may be such a thing already.

@@ -238,9 +238,11 @@ fn what_takes_a_token_says_how() {
     );
     assert_eq!(by_scheme["bearer"], by_scheme["access_token"]);
     let tickets = [
+        "GET /api/sse/messages",
         "GET /events",
         "GET /events/poll",
         "GET /sse/service/{name}",
+        "GET /sse/session/{id}",
         "GET /sse/stream/{channels}",
         "GET /sse/user/{id}",
     ];

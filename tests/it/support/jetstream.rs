@@ -94,6 +94,20 @@ impl Backend {
         .await;
     }
 
+    /// Makes the stream take no messages of more than so many bytes; -1 for all.
+    pub(crate) async fn take_at_most(&self, bytes: i32) {
+        let mut config = self.stream_info().await.config;
+        config.max_message_size = bytes;
+        self.jetstream().update_stream(config).await.unwrap();
+    }
+
+    /// Makes the stream forget the ids of messages almost at once, instead of after two minutes.
+    pub(crate) async fn forget_message_ids(&self) {
+        let mut config = self.stream_info().await.config;
+        config.duplicate_window = Duration::from_millis(100);
+        self.jetstream().update_stream(config).await.unwrap();
+    }
+
     /// Drops what the stream has before a position.
     pub(crate) async fn purge_before(&self, position: u64) {
         let stream = self.stream().await;

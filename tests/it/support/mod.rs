@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+mod cable;
 mod cluster;
 mod event_stream;
 mod http;
@@ -24,6 +25,7 @@ mod settings;
 pub(crate) mod sqlite;
 pub(crate) mod tokens;
 
+pub(crate) use cable::Cable;
 pub(crate) use cluster::Cluster;
 pub(crate) use event_stream::{Event, EventStream, Parser};
 pub(crate) use http::{Request, Response};

@@ -1,5 +1,6 @@
 //! A real PostgreSQL of one's own, that can be stopped, started again and made to hang.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,6 +75,13 @@ impl Postgres {
         process.exited().await;
     }
 
+    /// Kills every process, so that what was not on the disk yet is lost.
+    pub(crate) async fn crash(&mut self) {
+        self.signal_all("KILL");
+        let process = self.process.take().expect("PostgreSQL runs");
+        process.exited().await;
+    }
+
     /// Stops every process where it is: connections stay open, and nobody answers.
     pub(crate) fn freeze(&self) {
         self.signal_all("STOP");
@@ -81,6 +89,10 @@ impl Postgres {
 
     pub(crate) fn thaw(&self) {
         self.signal_all("CONT");
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     pub(crate) fn url(&self) -> String {

@@ -21,6 +21,7 @@ use super::follower::{Errand, Follower, Published};
 use super::metrics::LogMetrics;
 use super::reader::{Batch, LogReader, Logged, message_id};
 use super::stream::{Extent, LogError, LogStream};
+use crate::bus::nats::LOG_ONLY;
 use crate::bus::nats::connection::{Change, Connection};
 use crate::bus::receipts::Receipts;
 use crate::bus::subject::Pattern;
@@ -182,6 +183,10 @@ impl LogTask {
                 Some(logged) => self.follower.numbered(logged, now),
                 None => warn!("a message below the republish subject is not from the log"),
             }
+            return;
+        }
+        let headers = message.headers.as_ref();
+        if headers.is_some_and(|headers| headers.get(LOG_ONLY).is_some()) {
             return;
         }
         let subject = self.subject.intern(subject);

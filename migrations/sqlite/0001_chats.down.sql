@@ -1,0 +1,3 @@
+DROP TABLE chat_members;
+DROP TABLE chats;
+DROP TABLE users;
