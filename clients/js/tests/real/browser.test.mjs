@@ -151,7 +151,7 @@ test("tabs of different users do not share", async () => {
 
 test("behind a proxy that holds streams back it polls, in all tabs, and streams again when it can", async () => {
   front.holdsBack = true;
-  const timing = { firstData: 1000, probe: 500 };
+  const timing = { firstData: 2000, probe: 500 };
   const tabs = [await tab({ timing }), await tab({ timing })];
   for (const page of tabs) await becomes(page, "polling");
   await counter.publish(3);

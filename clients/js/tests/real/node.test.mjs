@@ -1,7 +1,7 @@
 // The built client in Node.js, against a real server and a real nats-server.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { Server } from "../../../../tests/browser/server.mjs";
 import { connect } from "../../dist/src/index.js";
 import { Front } from "./front.mjs";
@@ -24,6 +24,12 @@ after(async () => {
   await nats?.remove();
 });
 
+// A client or a front that a failed test has left would keep the process alive.
+const left = [];
+afterEach(async () => {
+  for (const end of left.splice(0)) await end();
+});
+
 function listen(options) {
   const heard = { counts: [], states: [], problems: [], from: counter.last };
   heard.client = connect({
@@ -33,6 +39,7 @@ function listen(options) {
     onError: (problem) => heard.problems.push(problem),
     ...options,
   });
+  left.push(() => heard.client.close());
   heard.client.on("test.count", (event) => heard.counts.push(event.data.n));
   heard.open = () => eventually("open", () => heard.client.state.status, (status) => status === "open");
   heard.all = () =>
@@ -113,8 +120,9 @@ test("what the token does not allow is told in the server's words", async () => 
 
 test("behind a proxy that holds streams back it polls, and streams again when it can", async () => {
   const front = await Front.start(server.url, token);
+  left.push(() => front.remove());
   front.holdsBack = true;
-  const heard = listen({ url: front.url, timing: { firstData: 1000, probe: 500 } });
+  const heard = listen({ url: front.url, timing: { firstData: 2000, probe: 500 } });
   await eventually("polling", () => heard.client.state.status, (status) => status === "polling");
   await counter.publish(3);
   await heard.all();
@@ -123,8 +131,6 @@ test("behind a proxy that holds streams back it polls, and streams again when it
   await counter.publish(2);
   await heard.all();
   assert.deepEqual(heard.states, ["connecting", "polling", "open"]);
-  heard.client.close();
-  await front.remove();
 });
 
 test("channels are polled, too", async () => {
