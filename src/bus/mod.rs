@@ -215,6 +215,15 @@ impl Bus {
         }
     }
 
+    /// What kind of bus it is, as a label.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Embedded(_) => "embedded",
+            Self::Nats(_) => "nats",
+        }
+    }
+
     /// How the bus is doing.
     #[must_use]
     pub fn status(&self) -> Status {

@@ -55,6 +55,20 @@ pub struct Permit {
     user: UserId,
 }
 
+impl Refusal {
+    /// All labels that [`Refusal::reason`] can give.
+    pub(super) const REASONS: [&str; 3] = ["full", "user_full", "stopping"];
+
+    /// Why, as a label.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Full(_) => "full",
+            Self::UserFull(_) => "user_full",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
 impl Admission {
     /// No connections yet.
     #[must_use]

@@ -30,6 +30,7 @@ mod log_resume;
 mod logs;
 mod membership;
 mod messages;
+mod metrics;
 mod model;
 mod nats;
 mod nats_security;
