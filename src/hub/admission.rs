@@ -109,6 +109,12 @@ impl Admission {
         self.0.counts.lock().stopping = true;
     }
 
+    /// How many connections there may be.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.0.limits.total
+    }
+
     /// How many connections there are.
     #[must_use]
     pub fn total(&self) -> usize {

@@ -26,6 +26,7 @@ pub struct Metrics {
     outbox_frames: Gauge,
     outbox_bytes: Gauge,
     connections: Family<ByTransport, Gauge>,
+    connections_max: Gauge,
     opened: Family<ByTransport, Counter>,
     refused: Family<Reason, Counter>,
     ended: Family<Ended, Counter>,
@@ -143,6 +144,11 @@ impl Metrics {
             self.connections.clone(),
         );
         registry.register(
+            "connections_max",
+            "Streams that this instance may have",
+            self.connections_max.clone(),
+        );
+        registry.register(
             "sessions_opened",
             "Streams opened, by transport",
             self.opened.clone(),
@@ -210,6 +216,12 @@ impl Metrics {
 
     fn replayed_from(&self, source: &'static str) -> Counter {
         self.replayed.get_or_create_owned(&Source { source })
+    }
+
+    /// So many streams are allowed.
+    pub(super) fn allowed(&self, connections: usize) {
+        self.connections_max
+            .set(i64::try_from(connections).unwrap_or(i64::MAX));
     }
 
     pub(super) fn refused(&self, refusal: Refusal) {

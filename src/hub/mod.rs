@@ -129,6 +129,7 @@ impl Hub {
         origin: EventId,
         settled: bool,
     ) -> Self {
+        metrics.allowed(admission.limit());
         Self(Arc::new(Inner {
             settings: Arc::new(settings),
             admission,

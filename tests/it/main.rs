@@ -35,6 +35,7 @@ mod model;
 mod nats;
 mod nats_security;
 mod openapi;
+mod operations;
 mod poll;
 mod presence;
 mod publishing;
