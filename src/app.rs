@@ -160,7 +160,6 @@ impl Application {
         spawn(&mut tasks, "the inbox task", inbox_task.run());
         let (ingest, presence_lane) = Ingest::new(
             feed,
-            bus.kind(),
             hub.clone(),
             rules.clone(),
             membership.clone(),

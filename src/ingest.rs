@@ -25,7 +25,7 @@ use crate::refresh::Refresh;
 use crate::units::{Period, Size};
 
 pub use metrics::Metrics;
-use metrics::{REJECTED, Receipts, class_of};
+use metrics::{Class, Received};
 
 /// Presence events that wait for the database; more are dropped.
 const PRESENCE: usize = 1_024;
@@ -74,7 +74,7 @@ pub struct Ingest {
     hub: Hub,
     rules: Rules,
     metrics: Metrics,
-    receipts: Receipts,
+    received: Received,
     rejections: RejectionLog,
     presence: mpsc::Sender<Event>,
     refresh: Refresh,
@@ -91,12 +91,10 @@ pub struct PresenceLane {
 }
 
 impl Ingest {
-    /// The ingest of what a bus of this kind brings, and the lane for presence; both must run.
+    /// The ingest and the lane for presence; both must run.
     #[must_use]
-    #[allow(clippy::too_many_arguments)]
     pub fn new(
         feed: Feed,
-        bus: &'static str,
         hub: Hub,
         rules: Rules,
         membership: Membership,
@@ -115,7 +113,7 @@ impl Ingest {
             feed,
             hub,
             rules,
-            receipts: metrics.receipts(bus),
+            received: metrics.received(),
             metrics,
             rejections: RejectionLog::default(),
             presence,
@@ -157,8 +155,11 @@ impl Ingest {
 
     async fn message(&mut self, message: &Message) {
         let decoded = decode(&self.rules, &message.subject, &message.payload, message.at);
-        let class = decoded.as_ref().map_or(REJECTED, |it| class_of(&it.kind));
-        self.receipts.count(message.passage, class);
+        let class = match &decoded {
+            Ok(decoded) => Class::of(&decoded.kind),
+            Err(_) => Class::Rejected,
+        };
+        self.received.count(self.feed.source(message), class);
         match decoded {
             Ok(decoded) => self.decoded(message, decoded).await,
             // It was rejected, and said so, when it was new.

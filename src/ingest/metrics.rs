@@ -1,51 +1,41 @@
 //! What the ingest counts. Label values come from closed lists: which types publishers use is theirs.
 
-use std::sync::Arc;
-
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use crate::bus::Passage;
+use crate::bus::Source;
 use crate::event::decode::Rejection;
 use crate::histogram::Histogram;
 
-/// By which way payloads come.
-const SOURCES: [&str; 3] = ["nats", "embedded", "log"];
-
-/// What kinds of events there are.
-const CLASSES: [&str; 7] = [
-    "message",
-    "read",
-    "typing",
-    "presence",
-    "membership",
-    "other",
-    REJECTED,
-];
-
-/// The class of what is no event.
-pub(super) const REJECTED: &str = "rejected";
+/// What kind of event a payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    Message,
+    Read,
+    Typing,
+    Presence,
+    Membership,
+    Other,
+    Rejected,
+}
 
 /// What the ingest counts.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
-    received: Family<Received, Counter>,
+    received: Family<Origin, Counter>,
     rejected: Family<Reason, Counter>,
     pub(super) presence_dropped: Counter,
     pub(super) latency: Histogram,
 }
 
-/// Counts what arrives by one bus, without looking labels up for each payload.
+/// The counters of what was received, so that no payload has its labels looked up.
 #[derive(Debug)]
-pub(super) struct Receipts {
-    live: Arc<[Counter]>,
-    past: Arc<[Counter]>,
-}
+pub(super) struct Received([[Counter; Class::ALL.len()]; SOURCES.len()]);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Received {
+struct Origin {
     source: &'static str,
     class: &'static str,
 }
@@ -53,6 +43,59 @@ struct Received {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
+}
+
+/// In the order of their numbers.
+const SOURCES: [Source; 3] = [Source::Nats, Source::Embedded, Source::Log];
+
+impl Class {
+    /// In the order of their numbers.
+    const ALL: [Self; 7] = [
+        Self::Message,
+        Self::Read,
+        Self::Typing,
+        Self::Presence,
+        Self::Membership,
+        Self::Other,
+        Self::Rejected,
+    ];
+
+    /// The class of an event's outgoing type.
+    pub(super) fn of(kind: &str) -> Self {
+        match kind {
+            "new_message" | "message_edited" | "message_deleted" => Self::Message,
+            "message_read" | "message_unread" => Self::Read,
+            "typing_started" | "typing_stopped" => Self::Typing,
+            "user_presence" => Self::Presence,
+            "chat_member_added" | "chat_member_removed" => Self::Membership,
+            _ => Self::Other,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Message => "message",
+            Self::Read => "read",
+            Self::Typing => "typing",
+            Self::Presence => "presence",
+            Self::Membership => "membership",
+            Self::Other => "other",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl Origin {
+    fn of(source: Source, class: Class) -> Self {
+        Self {
+            source: match source {
+                Source::Nats => "nats",
+                Source::Embedded => "embedded",
+                Source::Log => "log",
+            },
+            class: class.as_str(),
+        }
+    }
 }
 
 impl Metrics {
@@ -78,55 +121,61 @@ impl Metrics {
             "Presence events dropped because their chats could not be looked up in time",
             self.presence_dropped.clone(),
         );
-        for source in SOURCES {
-            self.counters(source);
-        }
+        // Present from the start, so that a rate over the first one is right.
+        self.received();
         for reason in Rejection::REASONS {
             self.rejected.get_or_create_owned(&Reason { reason });
         }
     }
 
+    /// The counters of what was received.
+    pub(super) fn received(&self) -> Received {
+        Received(SOURCES.map(|source| {
+            Class::ALL.map(|class| {
+                self.received
+                    .get_or_create_owned(&Origin::of(source, class))
+            })
+        }))
+    }
+
     pub(super) fn rejected(&self, reason: &'static str) {
         self.rejected.get_or_create_owned(&Reason { reason }).inc();
     }
+}
 
-    /// For what arrives by a bus.
-    pub(super) fn receipts(&self, bus: &'static str) -> Receipts {
-        Receipts {
-            live: self.counters(bus),
-            past: self.counters("log"),
-        }
-    }
-
-    fn counters(&self, source: &'static str) -> Arc<[Counter]> {
-        let labels = CLASSES.map(|class| Received { source, class });
-        let counters = labels.map(|labels| self.received.get_or_create_owned(&labels));
-        Arc::new(counters)
+impl Received {
+    /// Counts a payload.
+    pub(super) fn count(&self, source: Source, class: Class) {
+        self.0[source as usize][class as usize].inc();
     }
 }
 
-impl Receipts {
-    /// Counts a payload of a class.
-    pub(super) fn count(&self, passage: Passage, class: &'static str) {
-        let counters = match passage {
-            Passage::Past => &self.past,
-            Passage::Live | Passage::Unlogged(_) | Passage::Late(_) => &self.live,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_are_in_the_order_of_the_numbers() {
+        for (number, source) in SOURCES.into_iter().enumerate() {
+            assert_eq!(source as usize, number);
+        }
+        for (number, class) in Class::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, number);
+        }
+    }
+
+    #[test]
+    fn each_payload_counts_once_under_its_labels() {
+        let metrics = Metrics::default();
+        let received = metrics.received();
+        received.count(Source::Log, Class::of("typing_stopped"));
+        received.count(Source::Log, Class::of("job.progress"));
+        let count = |source, class| {
+            let origin = Origin::of(source, class);
+            metrics.received.get_or_create_owned(&origin).get()
         };
-        let index = CLASSES.iter().position(|known| *known == class);
-        if let Some(counter) = index.and_then(|index| counters.get(index)) {
-            counter.inc();
-        }
-    }
-}
-
-/// The class of an event's outgoing type.
-pub(super) fn class_of(kind: &str) -> &'static str {
-    match kind {
-        "new_message" | "message_edited" | "message_deleted" => "message",
-        "message_read" | "message_unread" => "read",
-        "typing_started" | "typing_stopped" => "typing",
-        "user_presence" => "presence",
-        "chat_member_added" | "chat_member_removed" => "membership",
-        _ => "other",
+        assert_eq!(count(Source::Log, Class::Typing), 1);
+        assert_eq!(count(Source::Log, Class::Other), 1);
+        assert_eq!(count(Source::Nats, Class::Typing), 0);
     }
 }
