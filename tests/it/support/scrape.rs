@@ -35,6 +35,17 @@ pub(crate) fn families(text: &str) -> BTreeMap<String, Family> {
     families
 }
 
+/// The sum of the samples of this name whose labels contain `label`; 0 where there is none.
+pub(crate) fn sum(text: &str, name: &str, label: &str) -> f64 {
+    let samples = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let (labels, value) = rest.rsplit_once(' ')?;
+        let same_name = labels.is_empty() || labels.starts_with('{');
+        (same_name && labels.contains(label)).then(|| value.parse::<f64>().unwrap())
+    });
+    samples.sum()
+}
+
 /// The names of the samples of a family.
 pub(crate) fn samples(name: &str, family: &Family) -> Vec<String> {
     match family.kind.as_str() {
