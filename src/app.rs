@@ -55,6 +55,9 @@ const LATELY: Duration = Duration::from_millis(200);
 /// What other instances say that waits for somebody, and was not attended to yet.
 const TOLD: usize = 4_096;
 
+/// Connections at a port for metrics alone.
+const SCRAPERS: u32 = 64;
+
 /// The open files limit where it can't be found out.
 const USUAL_FILES: usize = 1_024;
 
@@ -74,6 +77,8 @@ pub struct Application {
     database: Database,
     tasks: JoinSet<RunError>,
     listener: Listener,
+    /// Where the metrics have a port of their own.
+    metrics: Option<Listener>,
 }
 
 /// Why the server could not be built.
@@ -103,6 +108,9 @@ pub enum BuildError {
     /// Something that must run has ended before it began.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The token for the metrics can't be read.
+    #[error("metrics.token_file can't be read")]
+    MetricsToken(#[source] std::io::Error),
     /// The address can't be listened on.
     #[error("{0} can't be listened on")]
     Listen(SocketAddr, #[source] std::io::Error),
@@ -132,8 +140,12 @@ impl Application {
         let signer = development_signer(&mut config)?;
         let (verifier, jwks) = Verifier::new(&config.auth)?;
         let database = open_database(&config).await?;
-        let (membership, lookups) = Membership::new(database.clone(), &config.database);
         let metrics = Metrics::default();
+        let (membership, lookups) = Membership::new(
+            database.clone(),
+            &config.database,
+            metrics.membership.clone(),
+        );
         let mut tasks = JoinSet::new();
         spawn(&mut tasks, "the membership task", lookups.run());
         let (bus, feed) = open_bus(&config, &metrics, &mut tasks).await?;
@@ -199,6 +211,10 @@ impl Application {
         }
         let own_database = config.owns_database().then(|| database.clone());
         first_words(&hub, &mut tasks).await?;
+        let token = config.metrics.token().map_err(BuildError::MetricsToken)?;
+        let registry = metrics.registry(bus.clone(), database.clone());
+        let exporter = Exporter::new(registry, token);
+        let metrics_listener = listen_for_scrapers(&config, &exporter)?;
         let health = Health::new(
             peers.instance().to_owned(),
             bus.clone(),
@@ -230,7 +246,7 @@ impl Application {
             hub: hub.clone(),
             rate: PublishRate::new(&config.server),
             metrics: metrics.http.clone(),
-            exporter: Exporter::new(metrics.registry()),
+            exporter: metrics_listener.is_none().then_some(exporter),
             client_certificates: ClientCertificates {
                 required: config.tls.client_required,
             },
@@ -259,6 +275,7 @@ impl Application {
             database,
             tasks,
             listener,
+            metrics: metrics_listener,
         })
     }
 
@@ -266,6 +283,12 @@ impl Application {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
+    }
+
+    /// The address that the metrics are at, where that is one of their own.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(Listener::address)
     }
 
     /// Runs until `stop` is ready, and then stops in order.
@@ -319,6 +342,10 @@ impl Application {
             self.listener.cut();
         }
         self.inbox.close().await;
+        // Until here, so that the stop can be watched.
+        if let Some(metrics) = &self.metrics {
+            metrics.cut();
+        }
         self.peers.leave().await;
         self.tasks.shutdown().await;
         if tokio::time::timeout(LAST_WORDS, self.database.close())
@@ -525,6 +552,50 @@ impl listener::Load for Load {
 
     fn streaming(&self) -> bool {
         self.hub.admission().total() > 0
+    }
+}
+
+/// A port for the metrics alone, if one is configured: few connections, on a thread of their own.
+fn listen_for_scrapers(
+    config: &Config,
+    exporter: &Exporter,
+) -> Result<Option<Listener>, BuildError> {
+    let Some(port) = config.metrics.port else {
+        return Ok(None);
+    };
+    let address = SocketAddr::new(config.host(), port);
+    let settings = listener::Settings {
+        address,
+        backlog: SCRAPERS,
+        threads: 1,
+        connections: SCRAPERS as usize,
+        dead_after: config.stream.write_timeout.0,
+        tls: None,
+        h2c: false,
+    };
+    let exporter = exporter.clone();
+    let app = move || {
+        let exporter = exporter.clone();
+        App::new()
+            .wrap(CatchPanic::default())
+            .configure(move |service| http::configure_metrics(service, exporter))
+    };
+    listener::listen(settings, Scrapes, app)
+        .map(Some)
+        .map_err(|error| BuildError::Listen(address, error))
+}
+
+/// Scrapes delay nobody, and are over at once.
+#[derive(Clone)]
+struct Scrapes;
+
+impl listener::Load for Scrapes {
+    fn delivering(&mut self) -> bool {
+        false
+    }
+
+    fn streaming(&self) -> bool {
+        false
     }
 }
 

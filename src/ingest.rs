@@ -4,14 +4,12 @@
 //! stops nothing. Presence needs a look into the database first, so it takes a lane of its own:
 //! it is ephemeral, goes out without a position, and is dropped when the lane is full.
 
+mod metrics;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -19,12 +17,15 @@ use tracing::warn;
 
 use crate::bus::{Arrival, Feed, Loss, Message, Passage};
 use crate::event::decode::{Decoded, Rejection, Rules, decode};
-use crate::event::{Audience, Channel, Event, EventId, Recipients, UserId};
+use crate::event::{Audience, Channel, Event, EventId, Recipients, Timestamp, UserId};
 use crate::hub::{Delivery, Gap, GapReason, Hub};
 use crate::inbox::{Durable, Inbox};
 use crate::membership::Membership;
 use crate::refresh::Refresh;
 use crate::units::{Period, Size};
+
+pub use metrics::Metrics;
+use metrics::{Class, Received};
 
 /// Presence events that wait for the database; more are dropped.
 const PRESENCE: usize = 1_024;
@@ -66,43 +67,6 @@ impl EventsConfig {
     }
 }
 
-/// What the ingest counts.
-#[derive(Debug, Clone, Default)]
-pub struct Metrics {
-    received: Counter,
-    rejected: Family<Reason, Counter>,
-    presence_dropped: Counter,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
-    reason: &'static str,
-}
-
-impl Metrics {
-    /// Registers the counters under their public names.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "events_received",
-            "Payloads that arrived from the bus",
-            self.received.clone(),
-        );
-        registry.register(
-            "events_rejected",
-            "Payloads that are no event, by reason",
-            self.rejected.clone(),
-        );
-        registry.register(
-            "presence_dropped",
-            "Presence events dropped because their chats could not be looked up in time",
-            self.presence_dropped.clone(),
-        );
-        for reason in Rejection::REASONS {
-            self.rejected.get_or_create_owned(&Reason { reason });
-        }
-    }
-}
-
 /// Moves events from the bus to the hub.
 #[derive(Debug)]
 pub struct Ingest {
@@ -110,6 +74,7 @@ pub struct Ingest {
     hub: Hub,
     rules: Rules,
     metrics: Metrics,
+    received: Received,
     rejections: RejectionLog,
     presence: mpsc::Sender<Event>,
     refresh: Refresh,
@@ -148,6 +113,7 @@ impl Ingest {
             feed,
             hub,
             rules,
+            received: metrics.received(),
             metrics,
             rejections: RejectionLog::default(),
             presence,
@@ -188,8 +154,13 @@ impl Ingest {
     }
 
     async fn message(&mut self, message: &Message) {
-        self.metrics.received.inc();
-        match decode(&self.rules, &message.subject, &message.payload, message.at) {
+        let decoded = decode(&self.rules, &message.subject, &message.payload, message.at);
+        let class = match &decoded {
+            Ok(decoded) => Class::of(&decoded.kind),
+            Err(_) => Class::Rejected,
+        };
+        self.received.count(self.feed.source(message), class);
+        match decoded {
             Ok(decoded) => self.decoded(message, decoded).await,
             // It was rejected, and said so, when it was new.
             Err(_) if message.passage == Passage::Past => self.hub.pass(message.id),
@@ -209,11 +180,16 @@ impl Ingest {
             Passage::Unlogged(number) => Delivery::Unlogged(number),
             Passage::Late(number) => Delivery::Late(number),
         };
+        let age = Timestamp::now().since(message.at);
+        self.metrics.latency.observe(age);
+        let now = std::time::Instant::now();
+        let published = now.checked_sub(age).unwrap_or(now);
+        let event = |id, decoded| Event::new(id, decoded).published_at(published);
         if let Recipients::SharingChatWith(_) = decoded.audience.to {
             // It waits for the database while later events go on, so it can't have a place in
             // their order. One that is late has been here.
             let late = matches!(delivery, Delivery::Late(_));
-            if !late && self.presence.try_send(Event::new(None, decoded)).is_err() {
+            if !late && self.presence.try_send(event(None, decoded)).is_err() {
                 self.metrics.presence_dropped.inc();
             }
         } else {
@@ -222,7 +198,7 @@ impl Ingest {
                 // Whom it reaches is asked in a moment.
                 let _ = self.hub.track(&durable.id);
             }
-            let mut event = Event::new(message.id, decoded);
+            let mut event = event(message.id, decoded);
             if self.hub.is_tracking()
                 && let Some(id) = durable
                     .as_ref()
@@ -241,10 +217,7 @@ impl Ingest {
 
     fn reject(&mut self, message: &Message, rejection: &Rejection) {
         let reason = rejection.reason();
-        self.metrics
-            .rejected
-            .get_or_create_owned(&Reason { reason })
-            .inc();
+        self.metrics.rejected(reason);
         if let Some(unlogged) = self.rejections.admit(reason, Instant::now()) {
             warn!(
                 reason,

@@ -25,7 +25,7 @@
 //! | [`database`], [`membership`], [`members`] | the pool, and who is in which chat |
 //! | [`listener`] | accepts connections, in turn with what else a thread has to do |
 //! | [`http`] | routes, extractors, errors |
-//! | [`config`], [`telemetry`], [`metrics`] | settings, logs, counters |
+//! | [`config`], [`telemetry`], [`metrics`], [`histogram`] | settings, logs, counters |
 //! | [`app`] | builds, spawns, watches and stops all of it |
 //!
 //! Imports point one way: `http` and `transport` know `hub`, `hub` knows `event`, and `event`
@@ -42,6 +42,7 @@ pub mod config;
 pub mod database;
 pub mod discovery;
 pub mod event;
+pub mod histogram;
 pub mod http;
 pub mod hub;
 pub mod inbox;

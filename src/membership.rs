@@ -9,6 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use sqlx::postgres::{PgArguments, PgRow, PgStatement};
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteRow;
@@ -23,6 +27,7 @@ use uuid::Uuid;
 
 use crate::database::{Database, DatabaseConfig, DatabaseError, Pool, is_broken_connection};
 use crate::event::{ChatId, Id, UserId};
+use crate::histogram::Histogram;
 
 /// Look-ups that wait for a connection of the pool; more are refused at once. More would not be
 /// answered in time anyway.
@@ -43,6 +48,53 @@ const CLOSING: Duration = Duration::from_millis(20);
 pub struct Membership {
     lookups: mpsc::Sender<Lookup>,
     timeout: Duration,
+    metrics: Metrics,
+}
+
+/// What is counted of look-ups.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    lookups: Family<Outcome, Counter>,
+    latency: Histogram,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+impl Metrics {
+    /// Registers the counters under their public names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "membership_lookups",
+            "Times that the chats of a user, or the members of a chat, were looked up, by outcome",
+            self.lookups.clone(),
+        );
+        registry.register(
+            "membership_lookup_seconds",
+            "How long looking memberships up took, the wait for a connection included",
+            self.latency.clone(),
+        );
+        for outcome in ["ok", "timeout", "busy", "failed"] {
+            self.outcome(outcome);
+        }
+    }
+
+    fn count(&self, result: &Result<Vec<Id>, DatabaseError>, took: Duration) {
+        let outcome = match result {
+            Ok(_) => "ok",
+            Err(DatabaseError::Timeout(_)) => "timeout",
+            Err(DatabaseError::Busy) => "busy",
+            Err(_) => "failed",
+        };
+        self.outcome(outcome).inc();
+        self.latency.observe(took);
+    }
+
+    fn outcome(&self, outcome: &'static str) -> Counter {
+        self.lookups.get_or_create_owned(&Outcome { outcome })
+    }
 }
 
 /// Performs the look-ups, for as long as a [`Membership`] lives.
@@ -84,11 +136,16 @@ struct Question<'a> {
 impl Membership {
     /// With the configured queries. The task must run, on the runtime that the database was opened on.
     #[must_use]
-    pub fn new(database: Database, config: &DatabaseConfig) -> (Self, MembershipTask) {
+    pub fn new(
+        database: Database,
+        config: &DatabaseConfig,
+        metrics: Metrics,
+    ) -> (Self, MembershipTask) {
         let (sender, lookups) = mpsc::channel(WAITING);
         let membership = Self {
             lookups: sender,
             timeout: database.timeout(),
+            metrics,
         };
         let task = MembershipTask {
             lookups,
@@ -121,6 +178,13 @@ impl Membership {
     }
 
     async fn look_up(&self, wanted: Wanted) -> Result<Vec<Id>, DatabaseError> {
+        let began = Instant::now();
+        let result = self.ask(wanted).await;
+        self.metrics.count(&result, began.elapsed());
+        result
+    }
+
+    async fn ask(&self, wanted: Wanted) -> Result<Vec<Id>, DatabaseError> {
         let (answer, result) = oneshot::channel();
         let lookup = Lookup {
             wanted,

@@ -112,6 +112,26 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// All labels that [`TokenError::cause`] can give.
+    pub const CAUSES: [&str; 16] = [
+        "missing",
+        "too_large",
+        "malformed",
+        "unsigned",
+        "algorithm",
+        "unknown_key",
+        "signature",
+        "expired",
+        "not_yet_valid",
+        "missing_claim",
+        "wrong_claim",
+        "issuer",
+        "audience",
+        "claims",
+        "ticket",
+        "keys_unavailable",
+    ];
+
     /// A label from a closed list.
     #[must_use]
     pub fn cause(&self) -> &'static str {

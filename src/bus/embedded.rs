@@ -10,7 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::log::LocalLog;
 use super::receipts::Receipts;
-use super::{Arrival, Feed, Message, Passage, PublishError, Status};
+use super::{Arrival, Feed, Message, Passage, PublishError, Source, Status};
 use crate::event::{EventId, Timestamp};
 
 /// A bus that ends where it begins.
@@ -32,7 +32,7 @@ impl EmbeddedBus {
     /// A bus and its feed.
     #[must_use]
     pub fn new() -> (Self, Feed) {
-        let (sender, feed) = Feed::new();
+        let (sender, feed) = Feed::new(Source::Embedded);
         let log = LocalLog::begin(Timestamp::now());
         let bus = Self {
             origin: log.last(),

@@ -101,18 +101,41 @@ pub enum Passage {
 
 /// The receiving end. Dropping it stops the bus.
 #[derive(Debug)]
-pub struct Feed(mpsc::Receiver<Arrival>);
+pub struct Feed {
+    arrivals: mpsc::Receiver<Arrival>,
+    source: Source,
+}
+
+/// Where a payload comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Through NATS, as it was published.
+    Nats,
+    /// From within this process.
+    Embedded,
+    /// Out of the log, from before.
+    Log,
+}
 
 impl Feed {
-    /// A feed and what fills it.
-    fn new() -> (mpsc::Sender<Arrival>, Self) {
-        let (sender, receiver) = mpsc::channel(FEED);
-        (sender, Self(receiver))
+    /// A feed of what is published there, and what fills it.
+    fn new(source: Source) -> (mpsc::Sender<Arrival>, Self) {
+        let (sender, arrivals) = mpsc::channel(FEED);
+        (sender, Self { arrivals, source })
+    }
+
+    /// Where a message that came by this feed is from.
+    #[must_use]
+    pub fn source(&self, message: &Message) -> Source {
+        match message.passage {
+            Passage::Past => Source::Log,
+            Passage::Live | Passage::Unlogged(_) | Passage::Late(_) => self.source,
+        }
     }
 
     /// The next arrival; `None` once the bus has ended.
     pub async fn next(&mut self) -> Option<Arrival> {
-        self.0.recv().await
+        self.arrivals.recv().await
     }
 }
 

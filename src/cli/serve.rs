@@ -29,6 +29,9 @@ pub(super) async fn run(config: Config, file: Option<&Path>) -> anyhow::Result<E
     let application = Application::build(config).await?;
     let address = application.address();
     info!(address = address.to_string(), "listening");
+    if let Some(address) = application.metrics_address() {
+        info!(address = address.to_string(), "metrics listening");
+    }
     if development {
         println!("{}", invitation(address, authenticated, file));
     }

@@ -17,7 +17,7 @@ use crate::auth::AuthConfig;
 use crate::authorize::AuthorizeConfig;
 use crate::bus::{JetStreamConfig, LogKind, NatsConfig};
 use crate::database::DatabaseConfig;
-use crate::http::ServerConfig;
+use crate::http::{MetricsConfig, ServerConfig};
 use crate::hub::{HistoryConfig, StreamConfig};
 use crate::ingest::EventsConfig;
 use crate::presence::PresenceConfig;
@@ -59,6 +59,8 @@ pub struct Config {
     pub events: EventsConfig,
     /// Telling who is online.
     pub presence: PresenceConfig,
+    /// Who may read the metrics, and where.
+    pub metrics: MetricsConfig,
     /// What is logged.
     pub logging: LoggingConfig,
 }
@@ -94,6 +96,7 @@ impl Default for Config {
             source: SourceConfig::default(),
             events: EventsConfig::default(),
             presence: PresenceConfig::default(),
+            metrics: MetricsConfig::default(),
             logging: LoggingConfig::default(),
         }
     }

@@ -26,6 +26,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     origins(config, &mut problems);
     keys(config, &mut problems);
     files(config, &mut problems);
+    metrics(config, &mut problems);
     if let Err(error) = config.logging.filter() {
         problems.push(
             Problem::at("logging.level", error.to_string()).with_value(&config.logging.level),
@@ -350,6 +351,7 @@ fn files(config: &Config, problems: &mut Vec<Problem>) {
         ("nats.tls.ca_file", &tls.ca_file),
         ("nats.tls.cert_file", &tls.cert_file),
         ("nats.tls.key_file", &tls.key_file),
+        ("metrics.token_file", &config.metrics.token_file),
     ];
     for (key, file) in named {
         if let Some(file) = file
@@ -378,5 +380,28 @@ fn files(config: &Config, problems: &mut Vec<Problem>) {
             "nats.tls",
             "cert_file and key_file go together, and only one is set",
         ));
+    }
+}
+
+fn metrics(config: &Config, problems: &mut Vec<Problem>) {
+    let metrics = &config.metrics;
+    if let Some(port) = metrics.port
+        && port != 0
+        && port == config.server.port
+    {
+        let why =
+            "is the server's own port: choose another, or leave it out to have the metrics there";
+        problems.push(Problem::at("metrics.port", why).with_value(port));
+    }
+    if metrics.token.is_some() && metrics.token_file.is_some() {
+        let why = "token and token_file are both set, and one of them is meant";
+        problems.push(Problem::at("metrics", why));
+    }
+    // A file that can't be read is a problem of its own.
+    if let Ok(Some(token)) = metrics.token()
+        && token.expose().is_empty()
+    {
+        let why = "the token is empty: leave it out to let everybody read the metrics";
+        problems.push(Problem::at("metrics.token", why));
     }
 }

@@ -42,6 +42,15 @@ pub enum Pool {
     Sqlite(SqlitePool),
 }
 
+/// What the connections of the pool do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// So many are lent out.
+    pub used: u32,
+    /// So many wait to be.
+    pub idle: u32,
+}
+
 /// Which database a URL is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -198,6 +207,21 @@ impl Database {
     #[must_use]
     pub fn is_listened(&self) -> bool {
         self.listened
+    }
+
+    /// What the connections do now.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        let (open, idle) = match &self.pool {
+            Pool::Postgres(pool) => (pool.size(), pool.num_idle()),
+            Pool::Sqlite(pool) => (pool.size(), pool.num_idle()),
+        };
+        // The two are not read at the same moment.
+        let idle = u32::try_from(idle).unwrap_or(u32::MAX).min(open);
+        Connections {
+            used: open - idle,
+            idle,
+        }
     }
 
     /// How long a query may take.

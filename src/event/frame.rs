@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -31,6 +32,8 @@ struct Encoded {
     unnamed_from: usize,
     class: Class,
     expires_at: Option<Timestamp>,
+    /// When the event was published, by the clock of this process, where that is worth measuring.
+    published: Option<Instant>,
     /// Whether it counts as an event sent, as pings and notices do not.
     counted: bool,
     /// Whom it was written to, for as long as somebody wants to know: frames are kept much longer.
@@ -61,6 +64,22 @@ impl Frame {
         Self::encode(id, kind, json, Class::Durable, None, false)
     }
 
+    /// The same frame with the moment at which its event was published. For one that nobody shares yet;
+    /// another stays as it is.
+    #[must_use]
+    pub fn published_at(mut self, at: Instant) -> Self {
+        if let Some(encoded) = Arc::get_mut(&mut self.0) {
+            encoded.published = Some(at);
+        }
+        self
+    }
+
+    /// When the event was published, by the clock of this process; `None` where that is not measured.
+    #[must_use]
+    pub fn published(&self) -> Option<Instant> {
+        self.0.published
+    }
+
     /// A block that sets the client's reconnection time and dispatches no event.
     #[must_use]
     pub fn retry(retry_ms: u64) -> Self {
@@ -69,6 +88,7 @@ impl Frame {
             unnamed_from: 0,
             class: Class::Durable,
             expires_at: None,
+            published: None,
             counted: false,
             tracked: None,
             receipt: None,
@@ -83,6 +103,7 @@ impl Frame {
             unnamed_from: 0,
             class: Class::Ephemeral,
             expires_at: None,
+            published: None,
             counted: false,
             tracked: None,
             receipt: None,
@@ -97,6 +118,7 @@ impl Frame {
             unnamed_from: 0,
             class: Class::Ephemeral,
             expires_at: None,
+            published: None,
             counted: false,
             tracked: None,
             receipt: None,
@@ -138,6 +160,8 @@ impl Frame {
         let (receipt, written) = oneshot::channel();
         let frame = Self(Arc::new(Encoded {
             bytes: encoded.bytes.clone(),
+            // It has waited, and not on its way.
+            published: None,
             tracked: None,
             receipt: Some(Box::new(Mutex::new(Some(receipt)))),
             ..*encoded
@@ -185,6 +209,7 @@ impl Frame {
             unnamed_from,
             class,
             expires_at,
+            published: None,
             counted,
             tracked: None,
             receipt: None,

@@ -21,6 +21,8 @@ pub use position::{Epoch, EventId, EventIdError};
 pub use timestamp::Timestamp;
 pub use tracked::{Tracked, Written};
 
+use std::time::Instant;
+
 /// One immutable thing that happened: decoded once, encoded once, shared by every session that
 /// receives it.
 #[derive(Debug)]
@@ -55,5 +57,13 @@ impl Event {
             membership: decoded.membership,
             frame,
         }
+    }
+
+    /// The same event with the moment at which it was published, by the clock of this process, so that
+    /// it is measured how long it takes to be written.
+    #[must_use]
+    pub fn published_at(mut self, at: Instant) -> Self {
+        self.frame = self.frame.published_at(at);
+        self
     }
 }

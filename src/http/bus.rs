@@ -9,12 +9,17 @@ use utoipa::ToSchema;
 use super::credentials::Publisher;
 use super::error::{self, ApiError};
 use super::max_body;
+use super::metrics::Metrics;
 use super::openapi::{ForBody, ForRate, ForToken, Payload};
 use super::rate::PublishRate;
+use crate::auth::Identity;
 use crate::bus::subject::{Pattern, check_publish};
 use crate::bus::{Bus, PublishError};
 use crate::event::Timestamp;
 use crate::event::decode::{Rules, decode};
+
+/// What says whether a payload may be published.
+type Parts = (Data<Rules>, Data<Vec<Pattern>>, Data<PublishRate>);
 
 /// A payload that the log has.
 #[derive(Serialize, ToSchema)]
@@ -47,8 +52,21 @@ pub(super) async fn publish(
     subject: Path<String>,
     payload: Result<Bytes, actix_web::Error>,
     bus: Data<Bus>,
-    (rules, patterns, rate): (Data<Rules>, Data<Vec<Pattern>>, Data<PublishRate>),
+    parts: Parts,
+    metrics: Data<Metrics>,
 ) -> Result<HttpResponse, ApiError> {
+    let published = taken(&identity, &subject, payload, &bus, parts).await;
+    metrics.published(&published);
+    Ok(HttpResponse::Accepted().json(published?))
+}
+
+async fn taken(
+    identity: &Identity,
+    subject: &str,
+    payload: Result<Bytes, actix_web::Error>,
+    bus: &Bus,
+    (rules, patterns, rate): Parts,
+) -> Result<Published, ApiError> {
     if !identity.grant.may_publish_everything() {
         return Err(ApiError::Forbidden(
             "publishing on any subject needs the claim notify.publish with \"*\", or notify.admin"
@@ -56,8 +74,8 @@ pub(super) async fn publish(
         ));
     }
     rate.take(&identity.user, 1)?;
-    check_publish(&subject).map_err(PublishError::from)?;
-    if !patterns.iter().any(|pattern| pattern.matches(&subject)) {
+    check_publish(subject).map_err(PublishError::from)?;
+    if !patterns.iter().any(|pattern| pattern.matches(subject)) {
         let known: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
         return Err(ApiError::Invalid {
             field: "subject".into(),
@@ -66,10 +84,10 @@ pub(super) async fn publish(
     }
     let payload = payload.map_err(|error| error::body(&error, max_body(&rules)))?;
     // Here somebody is waiting for an answer, who can be told what subscribers could only count.
-    decode(&rules, &subject, &payload, Timestamp::now())?;
-    let id = bus.publish(&subject, payload, None).await?;
-    Ok(HttpResponse::Accepted().json(Published {
+    decode(&rules, subject, &payload, Timestamp::now())?;
+    let id = bus.publish(subject, payload, None).await?;
+    Ok(Published {
         id: id.to_string(),
         position: id.position(),
-    }))
+    })
 }

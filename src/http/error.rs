@@ -32,6 +32,9 @@ pub enum ApiError {
     /// The token is missing or refused.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The token that metrics are read with is missing or wrong.
+    #[error("the metrics take the configured token as `Authorization: Bearer`")]
+    Scrape,
     /// The token does not allow this.
     #[error("{0}")]
     Forbidden(Cow<'static, str>),
@@ -165,7 +168,7 @@ impl ResponseError for ApiError {
             Self::Token(TokenError::KeysUnavailable(_)) | Self::Database(_) | Self::Members(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Token(_) => StatusCode::UNAUTHORIZED,
+            Self::Token(_) | Self::Scrape => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Refused(Refusal::UserFull(_)) | Self::TooMany { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
@@ -197,6 +200,9 @@ impl ResponseError for ApiError {
         match self {
             Self::Token(error) if status == StatusCode::UNAUTHORIZED => {
                 response.insert_header((WWW_AUTHENTICATE, challenge(error)));
+            }
+            Self::Scrape => {
+                response.insert_header((WWW_AUTHENTICATE, "Bearer realm=\"metrics\""));
             }
             Self::MethodNotAllowed(allow) => {
                 response.insert_header((ALLOW, *allow));

@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::connections::Instances;
 use super::credentials::Publisher;
 use super::error::{self, ApiError};
+use super::metrics::Metrics;
 use super::openapi::{Batch, Broadcast, ForBody, ForConflict, ForRate, ForToken, Message};
 use super::outgoing::{IdempotencyKey, IdempotencyKeyHeader, Outgoing};
 use super::rate::PublishRate;
@@ -122,6 +123,7 @@ type Parts = (
     Data<Peers>,
     Data<Acknowledgements>,
     Data<Inbox>,
+    Data<Metrics>,
 );
 
 /// Where somebody's messages are published.
@@ -133,11 +135,12 @@ struct Desk {
     peers: Data<Peers>,
     acknowledgements: Data<Acknowledgements>,
     inbox: Data<Inbox>,
+    metrics: Data<Metrics>,
 }
 
 impl Desk {
     fn new(identity: Identity, parts: Parts) -> Self {
-        let (bus, rules, rate, peers, acknowledgements, inbox) = parts;
+        let (bus, rules, rate, peers, acknowledgements, inbox, metrics) = parts;
         Self {
             identity,
             bus,
@@ -146,6 +149,7 @@ impl Desk {
             peers,
             acknowledgements,
             inbox,
+            metrics,
         }
     }
 }
@@ -199,11 +203,10 @@ pub(super) async fn send(
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
     let desk = Desk::new(identity, parts);
-    let text = text(body, super::max_body(&desk.rules))?;
-    desk.rate.take(&desk.identity.user, 1)?;
-    let message = Outgoing::addressed(&desk.rules, &desk.identity, parse(&text, "")?, "", &key)?;
-    let accepted = publish_one(&desk, message, parameters.wait).await?;
-    Ok(HttpResponse::Accepted().json(accepted))
+    let sent = one(&desk, body, parameters.wait, |text| {
+        Outgoing::addressed(&desk.rules, &desk.identity, text, "", &key)
+    });
+    Ok(HttpResponse::Accepted().json(sent.await?))
 }
 
 /// Send a message to everybody
@@ -230,11 +233,27 @@ pub(super) async fn broadcast(
     parts: Parts,
 ) -> Result<HttpResponse, ApiError> {
     let desk = Desk::new(identity, parts);
-    let text = text(body, super::max_body(&desk.rules))?;
-    desk.rate.take(&desk.identity.user, 1)?;
-    let message = Outgoing::to_everybody(&desk.rules, &desk.identity, parse(&text, "")?, &key)?;
-    let accepted = publish_one(&desk, message, parameters.wait).await?;
-    Ok(HttpResponse::Accepted().json(accepted))
+    let sent = one(&desk, body, parameters.wait, |text| {
+        Outgoing::to_everybody(&desk.rules, &desk.identity, text, &key)
+    });
+    Ok(HttpResponse::Accepted().json(sent.await?))
+}
+
+/// Publishes the one message that a body holds.
+async fn one(
+    desk: &Desk,
+    body: Result<Bytes, actix_web::Error>,
+    wait: Option<u64>,
+    read: impl FnOnce(&RawValue) -> Result<Outgoing, ApiError>,
+) -> Result<Accepted, ApiError> {
+    let publish = async {
+        let text = text(body, super::max_body(&desk.rules))?;
+        desk.rate.take(&desk.identity.user, 1)?;
+        publish_one(desk, read(parse(&text, "")?)?, wait).await
+    };
+    let sent = publish.await;
+    desk.metrics.published(&sent);
+    sent
 }
 
 /// Send up to 1,000 messages
@@ -316,6 +335,7 @@ pub(super) async fn batch(
         }
         results.extend(kept(desk, taken).await);
     }
+    results.iter().for_each(|sent| desk.metrics.published(sent));
     let items: Vec<Item> = results.into_iter().map(Item::from).collect();
     let rejected = items.iter().filter(|item| item.is_rejected()).count();
     Ok(HttpResponse::Accepted().json(BatchAnswer {

@@ -12,6 +12,7 @@ mod credentials;
 mod development;
 mod error;
 mod events;
+mod exposition;
 mod health;
 mod history;
 mod messages;
@@ -36,7 +37,7 @@ pub use credentials::ClientCertificates;
 pub use development::Development;
 pub use error::ApiError;
 pub use health::Health;
-pub use metrics::{Exporter, Metrics};
+pub use metrics::{Exporter, Metrics, MetricsConfig, configure_metrics};
 pub use rate::PublishRate;
 
 use crate::acknowledgements::Acknowledgements;
@@ -103,8 +104,8 @@ pub struct Parts {
     pub rate: PublishRate,
     /// Counts what the HTTP layer does.
     pub metrics: Metrics,
-    /// Writes all metrics out.
-    pub exporter: Exporter,
+    /// Writes all metrics out, unless a port of their own does.
+    pub exporter: Option<Exporter>,
     /// Says how the server is doing.
     pub health: Health,
     /// What takes a certificate of the client.

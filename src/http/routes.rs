@@ -127,7 +127,7 @@ fn readable_stream(path: &'static str, get: impl Fn() -> actix_web::Route) -> Ro
 
 /// A resource that is only read: the HTTP layer leaves the body of a `HEAD` answer out. The route is one for any
 /// method.
-fn readable(path: &'static str, get: impl Fn() -> actix_web::Route) -> Route {
+pub(super) fn readable(path: &'static str, get: impl Fn() -> actix_web::Route) -> Route {
     resource(path, "GET, HEAD, OPTIONS", |r| {
         r.route(get().method(Method::GET))
             .route(get().method(Method::HEAD))

@@ -159,7 +159,7 @@ async fn open_as(
         device,
     } = wanted;
     let device = device.name()?;
-    let permit = hub.admission().admit(&identity.user)?;
+    let permit = hub.admit(&identity.user)?;
     info!(agent = agent(request), "connected");
     let opening = Opening {
         named,

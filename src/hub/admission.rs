@@ -55,6 +55,20 @@ pub struct Permit {
     user: UserId,
 }
 
+impl Refusal {
+    /// All labels that [`Refusal::reason`] can give.
+    pub(super) const REASONS: [&str; 3] = ["full", "user_full", "stopping"];
+
+    /// Why, as a label.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Full(_) => "full",
+            Self::UserFull(_) => "user_full",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
 impl Admission {
     /// No connections yet.
     #[must_use]
@@ -93,6 +107,12 @@ impl Admission {
     /// Admits nobody from now on.
     pub fn stop(&self) {
         self.0.counts.lock().stopping = true;
+    }
+
+    /// How many connections there may be.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.0.limits.total
     }
 
     /// How many connections there are.

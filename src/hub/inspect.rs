@@ -19,6 +19,19 @@ pub enum Transport {
     Poll,
 }
 
+impl Transport {
+    /// All of them.
+    pub(super) const ALL: [Self; 2] = [Self::Sse, Self::Poll];
+
+    /// The transport's name in metrics.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Sse => "sse",
+            Self::Poll => "poll",
+        }
+    }
+}
+
 /// What is known about whom a session serves.
 #[derive(Debug, Clone)]
 pub struct Client {

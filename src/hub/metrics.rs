@@ -9,8 +9,11 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::admission::Refusal;
+use super::inspect::Transport;
 use super::notice::End;
 use super::replay::Replay;
+use crate::histogram::Histogram;
 
 /// Counters shared by all shards.
 #[derive(Debug, Clone, Default)]
@@ -19,14 +22,31 @@ pub struct Metrics {
     shed: Counter,
     delivered: Counter,
     bytes: Counter,
-    pub(super) connections: Gauge,
-    ended: Family<Reason, Counter>,
+    pub(super) latency: Histogram,
+    outbox_frames: Gauge,
+    outbox_bytes: Gauge,
+    connections: Family<ByTransport, Gauge>,
+    connections_max: Gauge,
+    opened: Family<ByTransport, Counter>,
+    refused: Family<Reason, Counter>,
+    ended: Family<Ended, Counter>,
     resumed: Family<Outcome, Counter>,
     replayed: Family<Source, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTransport {
+    transport: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    transport: &'static str,
     reason: &'static str,
 }
 
@@ -57,16 +77,17 @@ impl Metrics {
     }
 
     pub(super) fn totals(&self) -> Totals {
+        let slow = |transport| self.ended_by(transport, End::SlowConsumer).get();
         Totals {
             events: self.delivered.get(),
             bytes: self.bytes.get(),
-            slow_consumers: self.ended_by(End::SlowConsumer).get(),
+            slow_consumers: Transport::ALL.into_iter().map(slow).sum(),
         }
     }
 
     /// Registers the counters under their public names.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("connections", "Streams open now", self.connections.clone());
+        self.register_sessions(registry);
         registry.register(
             "events_routed",
             "Events queued, once per session",
@@ -78,19 +99,30 @@ impl Metrics {
             self.delivered.clone(),
         );
         registry.register(
+            "delivery_latency_seconds",
+            "From an event's entry into the log to its being handed to a connection, once per session; \
+             without replays",
+            self.latency.clone(),
+        );
+        registry.register(
             "events_shed",
             "Ephemeral events dropped because an outbox was full",
             self.shed.clone(),
         );
         registry.register(
+            "outbox_frames",
+            "Frames that wait in the outboxes of all streams",
+            self.outbox_frames.clone(),
+        );
+        registry.register(
+            "outbox_bytes",
+            "Bytes of frames that wait in the outboxes of all streams",
+            self.outbox_bytes.clone(),
+        );
+        registry.register(
             "stream_bytes",
             "Bytes of frames handed to connections",
             self.bytes.clone(),
-        );
-        registry.register(
-            "sessions_ended",
-            "Streams ended, by reason",
-            self.ended.clone(),
         );
         registry.register(
             "resumes",
@@ -102,15 +134,55 @@ impl Metrics {
             "Events replayed, once per session, by where they were found",
             self.replayed.clone(),
         );
+        self.present_from_the_start();
+    }
+
+    fn register_sessions(&self, registry: &mut Registry) {
+        registry.register(
+            "connections",
+            "Streams open now, by transport",
+            self.connections.clone(),
+        );
+        registry.register(
+            "connections_max",
+            "Streams that this instance may have",
+            self.connections_max.clone(),
+        );
+        registry.register(
+            "sessions_opened",
+            "Streams opened, by transport",
+            self.opened.clone(),
+        );
+        registry.register(
+            "sessions_ended",
+            "Streams ended, by transport and reason",
+            self.ended.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Streams not opened because of a limit, or because the instance stops, by reason",
+            self.refused.clone(),
+        );
+    }
+
+    /// So that a rate over the first of its kind is right.
+    fn present_from_the_start(&self) {
         for source in ["memory", "log"] {
             self.replayed_from(source);
         }
         for outcome in Replay::OUTCOMES {
             self.resumed.get_or_create_owned(&Outcome { outcome });
         }
-        for end in End::ALL {
-            // Present from the start, so that a rate over the first one is right.
-            self.ended_by(end);
+        for reason in Refusal::REASONS {
+            self.refused.get_or_create_owned(&Reason { reason });
+        }
+        for transport in Transport::ALL {
+            self.connections
+                .get_or_create_owned(&ByTransport::of(transport));
+            self.opened.get_or_create_owned(&ByTransport::of(transport));
+            for end in End::ALL {
+                self.ended_by(transport, end);
+            }
         }
     }
 
@@ -124,6 +196,12 @@ impl Metrics {
     pub(super) fn written(&self, events: u64, bytes: u64) {
         self.delivered.inc_by(events);
         self.bytes.inc_by(bytes);
+    }
+
+    /// So much more, or less, waits in outboxes.
+    pub(super) fn waiting(&self, frames: i64, bytes: i64) {
+        self.outbox_frames.inc_by(frames);
+        self.outbox_bytes.inc_by(bytes);
     }
 
     pub(super) fn resumed(&self, replay: &Replay) {
@@ -140,12 +218,42 @@ impl Metrics {
         self.replayed.get_or_create_owned(&Source { source })
     }
 
-    pub(super) fn ended(&self, end: End) {
-        self.ended_by(end).inc();
+    /// So many streams are allowed.
+    pub(super) fn allowed(&self, connections: usize) {
+        self.connections_max
+            .set(i64::try_from(connections).unwrap_or(i64::MAX));
     }
 
-    fn ended_by(&self, end: End) -> Counter {
-        let reason = end.as_str();
-        self.ended.get_or_create_owned(&Reason { reason })
+    pub(super) fn refused(&self, refusal: Refusal) {
+        let reason = refusal.reason();
+        self.refused.get_or_create_owned(&Reason { reason }).inc();
+    }
+
+    pub(super) fn opened(&self, transport: Transport) {
+        let labels = ByTransport::of(transport);
+        self.opened.get_or_create_owned(&labels).inc();
+        self.connections.get_or_create_owned(&labels).inc();
+    }
+
+    pub(super) fn ended(&self, transport: Transport, end: End) {
+        self.connections
+            .get_or_create_owned(&ByTransport::of(transport))
+            .dec();
+        self.ended_by(transport, end).inc();
+    }
+
+    fn ended_by(&self, transport: Transport, end: End) -> Counter {
+        self.ended.get_or_create_owned(&Ended {
+            transport: transport.as_str(),
+            reason: end.as_str(),
+        })
+    }
+}
+
+impl ByTransport {
+    fn of(transport: Transport) -> Self {
+        Self {
+            transport: transport.as_str(),
+        }
     }
 }

@@ -10,6 +10,7 @@ mod attendance;
 mod handout;
 mod history;
 mod inspect;
+mod meter;
 mod metrics;
 mod notice;
 mod outbox;
@@ -54,7 +55,7 @@ pub use stream::{LocalHub, PendingSession, SessionStream};
 pub use task::ShardTask;
 
 use crate::event::{Channel, ChatId, Event, EventId, Frame, Tracked, UserId};
-use admission::Admission;
+use admission::{Admission, Permit, Refusal};
 use handout::Handout;
 use history::History;
 use shard::Shard;
@@ -128,6 +129,7 @@ impl Hub {
         origin: EventId,
         settled: bool,
     ) -> Self {
+        metrics.allowed(admission.limit());
         Self(Arc::new(Inner {
             settings: Arc::new(settings),
             admission,
@@ -405,6 +407,15 @@ impl Hub {
     #[must_use]
     pub fn attendance(&self) -> &Attendance {
         &self.0.attendance
+    }
+
+    /// Admits one more connection of `user`.
+    ///
+    /// # Errors
+    /// A limit is reached, or the instance stops; which is counted.
+    pub fn admit(&self, user: &UserId) -> Result<Permit, Refusal> {
+        let admitted = self.0.admission.admit(user);
+        admitted.inspect_err(|refusal| self.0.metrics.refused(*refusal))
     }
 
     /// Who is counted and admitted.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
+use super::meter::{Stopwatch, Waiting};
 use crate::event::{Class, Frame, Timestamp, Tracked};
 
 /// An emptied queue with more places than this gives its memory back, so that a burst does not
@@ -61,9 +62,21 @@ pub(super) struct Outbox {
     lead: VecDeque<Frame>,
     frames: VecDeque<Frame>,
     bytes: usize,
+    /// What waits in all outboxes of the shard, the lead left out.
+    waiting: Waiting,
 }
 
 impl Outbox {
+    /// An empty one, whose frames count in `waiting`.
+    pub(super) fn new(waiting: Waiting) -> Self {
+        Self {
+            lead: VecDeque::new(),
+            frames: VecDeque::new(),
+            bytes: 0,
+            waiting,
+        }
+    }
+
     /// Queues a frame, within the limits.
     pub(super) fn push(&mut self, frame: Frame, limits: Limits) -> Push {
         if self.fits(&frame, limits) {
@@ -87,6 +100,7 @@ impl Outbox {
     /// first and the last of a stream.
     pub(super) fn append(&mut self, frame: Frame) {
         self.bytes += frame.len();
+        self.waiting.add(1, frame.len());
         self.frames.push_back(frame);
     }
 
@@ -102,8 +116,9 @@ impl Outbox {
         named: bool,
         most: usize,
         now: impl Fn() -> Timestamp,
+        mut stopwatch: Stopwatch<'_>,
     ) -> Option<Batch> {
-        let first = self.pop(&now)?;
+        let first = self.pop(&now, &mut stopwatch)?;
         let events = u64::from(first.is_event());
         // Most often there is none, and no memory is taken.
         let mut tracked: Vec<Arc<Tracked>> = first.tracked().into_iter().collect();
@@ -127,7 +142,7 @@ impl Outbox {
         batch.extend_from_slice(first.as_slice(named));
         let mut events = events;
         while batch.len() < most
-            && let Some(frame) = self.pop(&now)
+            && let Some(frame) = self.pop(&now, &mut stopwatch)
         {
             batch.extend_from_slice(frame.as_slice(named));
             events += u64::from(frame.is_event());
@@ -145,10 +160,15 @@ impl Outbox {
     }
 
     /// Takes at most so many frames, without those past their time to live.
-    pub(super) fn take_frames(&mut self, most: usize, now: impl Fn() -> Timestamp) -> Vec<Frame> {
+    pub(super) fn take_frames(
+        &mut self,
+        most: usize,
+        now: impl Fn() -> Timestamp,
+        mut stopwatch: Stopwatch<'_>,
+    ) -> Vec<Frame> {
         let mut frames = Vec::new();
         while frames.len() < most
-            && let Some(frame) = self.pop(&now)
+            && let Some(frame) = self.pop(&now, &mut stopwatch)
         {
             frames.push(frame);
         }
@@ -164,7 +184,10 @@ impl Outbox {
     /// Drops everything that waits; says how many frames that were.
     pub(super) fn clear(&mut self) -> usize {
         let dropped = self.frames.len();
-        *self = Self::default();
+        self.waiting.remove(dropped, self.bytes);
+        self.lead = VecDeque::new();
+        self.frames = VecDeque::new();
+        self.bytes = 0;
         dropped
     }
 
@@ -180,8 +203,8 @@ impl Outbox {
     }
 
     fn shed_until_it_fits(&mut self, frame: &Frame, limits: Limits) {
-        let mut events = self.frames.len();
-        let mut bytes = self.bytes;
+        let before = self.frames.len();
+        let (mut events, mut bytes) = (before, self.bytes);
         self.frames.retain(|waiting| {
             let full = events >= limits.events || bytes + frame.len() > limits.bytes;
             let shed = full && waiting.class() == Class::Ephemeral;
@@ -191,17 +214,29 @@ impl Outbox {
             }
             !shed
         });
+        let left = self.frames.len();
+        self.waiting.remove(before - left, self.bytes - bytes);
         self.bytes = bytes;
     }
 
-    fn pop(&mut self, now: &impl Fn() -> Timestamp) -> Option<Frame> {
-        while let Some(frame) = self.pop_any() {
+    fn pop(
+        &mut self,
+        now: &impl Fn() -> Timestamp,
+        stopwatch: &mut Stopwatch<'_>,
+    ) -> Option<Frame> {
+        loop {
+            // What the lead replays was published long ago.
+            let is_live = self.lead.is_empty();
+            let frame = self.pop_any()?;
             // The clock is only read for the few frames that can expire.
-            if !(frame.expires() && frame.is_expired(now())) {
-                return Some(frame);
+            if frame.expires() && frame.is_expired(now()) {
+                continue;
             }
+            if let (true, Some(published)) = (is_live, frame.published()) {
+                stopwatch.written(published);
+            }
+            return Some(frame);
         }
-        None
     }
 
     fn pop_any(&mut self) -> Option<Frame> {
@@ -213,6 +248,7 @@ impl Outbox {
         }
         let frame = self.frames.pop_front()?;
         self.bytes -= frame.len();
+        self.waiting.remove(1, frame.len());
         Some(frame)
     }
 
@@ -223,9 +259,17 @@ impl Outbox {
     }
 }
 
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::meter::Meter;
+    use crate::hub::metrics::Metrics;
     use proptest::prelude::*;
 
     const LIMITS: Limits = Limits {
@@ -243,7 +287,8 @@ mod tests {
 
     fn drain(outbox: &mut Outbox) -> String {
         let mut text = Vec::new();
-        while let Some(batch) = outbox.take(false, 64, now) {
+        let mut meter = Meter::new(Metrics::default());
+        while let Some(batch) = outbox.take(false, 64, now, meter.stopwatch()) {
             text.extend_from_slice(&batch.bytes);
         }
         String::from_utf8(text).unwrap()
@@ -295,13 +340,16 @@ mod tests {
         fn durable_frames_come_out_in_order_until_overflow(
             pushes in proptest::collection::vec((any::<bool>(), any::<bool>()), 0..80)
         ) {
-            let mut outbox = Outbox::default();
+            let mut meter = Meter::new(Metrics::default());
+            let waiting = meter.waiting();
+            let mut outbox = Outbox::new(waiting.clone());
             let mut expected = Vec::new();
             let mut written = String::new();
             for (number, (durable, take)) in pushes.into_iter().enumerate() {
                 let class = if durable { Class::Durable } else { Class::Ephemeral };
                 let pushed = outbox.push(frame(number, class), LIMITS);
                 prop_assert!(outbox.len() <= LIMITS.events);
+                prop_assert_eq!(waiting.get(), (outbox.len(), outbox.bytes));
                 match pushed {
                     Push::Queued { .. } if durable => expected.push(number),
                     Push::Queued { shed } => prop_assert_eq!(shed, 0),
@@ -311,12 +359,16 @@ mod tests {
                         prop_assert_eq!(outbox.len(), LIMITS.events);
                     }
                 }
-                if take && let Some(batch) = outbox.take(false, 64, now) {
+                if take && let Some(batch) = outbox.take(false, 64, now, meter.stopwatch()) {
                     written.push_str(std::str::from_utf8(&batch.bytes).unwrap());
                 }
             }
             written.push_str(&drain(&mut outbox));
             prop_assert_eq!(outbox.bytes, 0);
+            prop_assert_eq!(waiting.get(), (0, 0));
+            outbox.push(frame(0, Class::Durable), LIMITS);
+            drop(outbox);
+            prop_assert_eq!(waiting.get(), (0, 0));
             let numbers: Vec<usize> = written
                 .lines()
                 .filter_map(|line| line.strip_prefix("data: ")?.parse().ok())

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::admission::Permit;
 use super::attendance::Attending;
 use super::inspect::Client;
+use super::meter::Waiting;
 use super::notice::End;
 use super::outbox::Outbox;
 use super::scope::{NamedChannels, Scope};
@@ -97,7 +98,13 @@ pub(super) enum Action {
 }
 
 impl Session {
-    pub(super) fn new(opening: Opening, serial: u32, now: Instant, first_ping: Duration) -> Self {
+    pub(super) fn new(
+        opening: Opening,
+        serial: u32,
+        now: Instant,
+        first_ping: Duration,
+        waiting: Waiting,
+    ) -> Self {
         Self {
             serial,
             named: opening.named,
@@ -107,7 +114,7 @@ impl Session {
             },
             client: opening.client,
             phase: Phase::Pending(Vec::new()),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(waiting),
             has_up_to: 0,
             after_unlogged: 0,
             refresh: None,

@@ -26,6 +26,7 @@ use super::Delivery;
 use super::attendance::Attendance;
 use super::handout::{Handed, Handout, Parcel};
 use super::history::History;
+use super::meter::Meter;
 use super::metrics::Metrics;
 use super::notice::{self, End, Gap};
 use super::outbox::{Limits, Push};
@@ -54,6 +55,7 @@ pub(super) struct Shard {
     limits: Limits,
     timing: Timing,
     metrics: Metrics,
+    meter: Meter,
     /// Of all shards; written before an event reaches any of them.
     history: Arc<RwLock<History>>,
     /// Of all shards.
@@ -86,6 +88,7 @@ impl Shard {
                 write_timeout: settings.write_timeout.0,
             },
             settings,
+            meter: Meter::new(metrics.clone()),
             metrics,
             history,
             attendance,
@@ -250,6 +253,7 @@ impl Shard {
 
     /// Does what the clock asks for.
     pub(super) fn tick(&mut self, now: Instant) {
+        self.meter.report();
         let mut ping = None;
         while let Some(due) = self.schedule.pop(now) {
             self.attend(due, now, &mut ping);
@@ -351,10 +355,9 @@ impl Shard {
         let Some(session) = self.registry.get_mut(key) else {
             return Poll::Ready(None);
         };
-        if let Some(batch) = session
-            .outbox
-            .take(session.named, WRITE_BYTES, Timestamp::now)
-        {
+        let stopwatch = self.meter.stopwatch();
+        let (named, outbox) = (session.named, &mut session.outbox);
+        if let Some(batch) = outbox.take(named, WRITE_BYTES, Timestamp::now, stopwatch) {
             session.events_sent += batch.events;
             session.waiting_since = None;
             self.metrics.written(batch.events, batch.bytes.len() as u64);
@@ -389,7 +392,9 @@ impl Shard {
             return Poll::Ready(None);
         };
         session.waiting_since = None;
-        let frames = session.outbox.take_frames(most, Timestamp::now);
+        let frames = session
+            .outbox
+            .take_frames(most, Timestamp::now, self.meter.stopwatch());
         if !frames.is_empty() {
             let events = frames.iter().filter(|frame| frame.is_event()).count() as u64;
             session.events_sent += events;
@@ -426,8 +431,7 @@ impl Shard {
         if session.named_channels.is_some() {
             self.unwatch(&user, key);
         }
-        self.metrics.connections.dec();
-        self.metrics.ended(end);
+        self.metrics.ended(session.client.transport, end);
         let duration = now.saturating_duration_since(session.opened_at);
         connection_span(session.connection_id, &user).in_scope(|| {
             info!(

@@ -2,7 +2,7 @@
 //!
 //! The sessions of an instance are counted by user in the hub. One task makes of that what this
 //! instance says to the others, and of what the others say a roster that every instance holds
-//! ([`gossip`], [`roster`]). Another tells this instance's sessions what changes in it ([`teller`]).
+//! (`gossip`, `roster`). Another tells this instance's sessions what changes in it (`teller`).
 
 mod config;
 mod gossip;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::tokens::Token;
-use crate::support::{Server, Settings, eventually, keys, tokens, within};
+use crate::support::{Server, Settings, eventually, keys, scrape, tokens, within};
 
 fn file(folder: &TempDir, name: &str) -> String {
     folder.path().join(name).to_str().unwrap().to_owned()
@@ -73,9 +73,7 @@ async fn until(stream: &mut Response, text: &str) {
 
 async fn metric(client: &Client, server: &Server, name: &str) -> f64 {
     let text = get(client, server, "/metrics").await.text().await.unwrap();
-    let mut lines = text.lines();
-    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap_or("0").parse().unwrap()
+    scrape::sum(&text, name, "")
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ use self::core::CoreTask;
 use super::log::LocalLog;
 use super::receipts::Receipts;
 use super::subject::{Pattern, SubjectError};
-use super::{Bucket, Calls, Feed, PublishError, Status, StatusCell, Submitted};
+use super::{Bucket, Calls, Feed, PublishError, Source, Status, StatusCell, Submitted};
 use crate::event::{EventId, Timestamp};
 use connection::Connection;
 use jetstream::{JetStreamConfig, LogError, LogMetrics, LogReader, LogTask};
@@ -121,7 +121,7 @@ pub async fn open(
     }
     let status = StatusCell::new(false, "not connected to NATS yet");
     let (connection, subscribers) = Connection::open(config, &subjects, metrics.clone()).await?;
-    let (sender, feed) = Feed::new();
+    let (sender, feed) = Feed::new(Source::Nats);
     let local = LocalLog::begin(Timestamp::now());
     let mut bus = NatsBus {
         client: connection.client().clone(),

@@ -30,7 +30,9 @@ impl Shard {
             .ping_interval
             .mul_f64(rand::rng().random_range(0.1..=1.0));
         self.serial = self.serial.wrapping_add(1);
-        let session = Session::new(opening, self.serial, now, first_ping);
+        self.metrics.opened(opening.client.transport);
+        let waiting = self.meter.waiting();
+        let session = Session::new(opening, self.serial, now, first_ping, waiting);
         let own = session.named_channels.is_none();
         let key = self.registry.add(user.clone(), session);
         if own {
@@ -38,7 +40,6 @@ impl Shard {
         } else {
             self.watchers.entry(user.clone()).or_default().push(key);
         }
-        self.metrics.connections.inc();
         key
     }
 

@@ -115,13 +115,7 @@ impl Server {
     /// 0 where there is none.
     pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
         let text = self.get("/metrics").await.text().await;
-        let samples = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name)?;
-            let (labels, value) = rest.rsplit_once(' ')?;
-            let same_name = labels.is_empty() || labels.starts_with('{');
-            (same_name && labels.contains(label)).then(|| value.parse::<f64>().unwrap())
-        });
-        samples.sum()
+        super::scrape::sum(&text, name, label)
     }
 
     /// Waits until a metric has a value.
