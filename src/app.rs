@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::App;
+use actix_web::dev::Service as _;
 use actix_web_lab::middleware::CatchPanic;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -341,12 +343,13 @@ impl Application {
             );
             self.listener.cut();
         }
-        self.inbox.close().await;
         // Until here, so that the stop can be watched.
         if let Some(metrics) = &self.metrics {
             metrics.cut();
         }
         self.peers.leave().await;
+        // What comes from now on is for the others.
+        self.inbox.close().await;
         self.tasks.shutdown().await;
         if tokio::time::timeout(LAST_WORDS, self.database.close())
             .await
@@ -514,8 +517,10 @@ fn listen(
         tls,
         h2c: config.server.h2c,
     };
+    let requests = Arc::new(AtomicUsize::new(0));
     let load = Load {
         hub: parts.hub.clone(),
+        requests: Arc::clone(&requests),
         events: 0,
         since: None,
     };
@@ -524,7 +529,17 @@ fn listen(
         let (local, shard) = parts.hub.open_shard();
         actix_web::rt::spawn(shard.run());
         let parts = parts.clone();
+        let requests = Arc::clone(&requests);
         App::new()
+            .wrap_fn(move |request, service| {
+                let open = Open::begin(&requests);
+                let answer = service.call(request);
+                async move {
+                    let answer = answer.await;
+                    drop(open);
+                    answer
+                }
+            })
             .wrap(http::cors(&origins))
             .wrap(CatchPanic::default())
             .configure(move |service| http::configure(service, parts, local))
@@ -536,6 +551,8 @@ fn listen(
 #[derive(Clone)]
 struct Load {
     hub: Hub,
+    /// Requests that are not answered yet.
+    requests: Arc<AtomicUsize>,
     events: u64,
     since: Option<Instant>,
 }
@@ -551,7 +568,7 @@ impl listener::Load for Load {
     }
 
     fn streaming(&self) -> bool {
-        self.hub.admission().total() > 0
+        self.hub.admission().total() > 0 || self.requests.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -596,6 +613,22 @@ impl listener::Load for Scrapes {
 
     fn streaming(&self) -> bool {
         false
+    }
+}
+
+/// A request, until it is answered or given up.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn begin(requests: &Arc<AtomicUsize>) -> Self {
+        requests.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(requests))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

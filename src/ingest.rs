@@ -194,18 +194,16 @@ impl Ingest {
             }
         } else {
             let durable = durable(message, &decoded);
+            let mut tracked = None;
+            if self.hub.is_tracking() {
+                tracked = own_id(&message.payload).and_then(|id| self.hub.tracked(&id));
+            }
             if let Some(durable) = &durable {
                 // Whom it reaches is asked in a moment.
-                let _ = self.hub.track(&durable.id);
+                tracked = self.hub.track_also(&self.inbox.key(durable), tracked);
             }
             let mut event = event(message.id, decoded);
-            if self.hub.is_tracking()
-                && let Some(id) = durable
-                    .as_ref()
-                    .map(|durable| durable.id.clone())
-                    .or_else(|| own_id(&message.payload))
-                && let Some(tracked) = self.hub.tracked(&id)
-            {
+            if let Some(tracked) = tracked {
                 event.frame = event.frame.track(&tracked);
             }
             self.hub.deliver(event, delivery).await;

@@ -307,7 +307,9 @@ impl Peers {
         Gathered { replies, missing }
     }
 
-    fn others(&self) -> BTreeSet<String> {
+    /// The other instances, as far as they are known.
+    #[must_use]
+    pub fn others(&self) -> BTreeSet<String> {
         let mut others = self.0.others.lock();
         others.retain(|_, heard| heard.elapsed() < FORGOTTEN);
         others.keys().cloned().collect()

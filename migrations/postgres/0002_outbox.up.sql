@@ -183,3 +183,9 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- They write with the rights of their owner. Only triggers call them, for which PostgreSQL asks for this right when the
+-- trigger is made, and not when somebody writes: nobody else can point a table of their own at them.
+REVOKE EXECUTE ON FUNCTION notify_outbox_written() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION notify_outbox_committing() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION notify_new_message() FROM PUBLIC;

@@ -235,6 +235,12 @@ pub(super) async fn read(
             ));
         }
     };
+    if before
+        .as_deref()
+        .is_some_and(|before| before.contains('\0'))
+    {
+        return Err(wrong("before", "no message has an id with U+0000"));
+    }
     may_read(&identity, &channel, &membership, &authorizer).await?;
     let page = messages.page(conversation, before, limit).await?;
     let listed: Result<Vec<&RawValue>, ApiError> =

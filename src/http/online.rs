@@ -103,7 +103,7 @@ pub(super) async fn list(
     let after = parse("after", parameters.after.as_deref(), UserId::parse)?;
     let chat = parse("chat_id", parameters.chat_id.as_deref(), ChatId::parse)?;
     let asked = match &chat {
-        Some(chat) => of_chat(&identity, chat, &members).await?,
+        Some(chat) => of_chat(&identity, chat, &membership, &members).await?,
         None => of_own_chats(&identity, &membership, &members).await?,
     };
     let from = after.map_or(0, |after| {
@@ -129,13 +129,19 @@ pub(super) async fn list(
 }
 
 /// The members of a chat, for those who may read it.
-async fn of_chat(identity: &Identity, chat: &ChatId, members: &Members) -> Result<Asked, ApiError> {
-    let users = members.of(chat).await.map_err(ApiError::Members)?;
-    let is_member = users.binary_search(&identity.user).is_ok();
+async fn of_chat(
+    identity: &Identity,
+    chat: &ChatId,
+    membership: &Membership,
+    members: &Members,
+) -> Result<Asked, ApiError> {
     let channel = Channel::chat(chat);
-    if !is_member && !identity.grant.admin && !identity.may_subscribe(&channel) {
+    let allowed = identity.grant.admin || identity.may_subscribe(&channel);
+    // Before the members, who may be many.
+    if !allowed && !membership.chats_of(&identity.user).await?.contains(chat) {
         return Err(ApiError::not_readable(&channel.to_string()));
     }
+    let users = members.of(chat).await.map_err(ApiError::Members)?;
     Ok(Asked {
         users,
         complete: true,

@@ -252,10 +252,14 @@ impl<'a> Draft<'a> {
             _ => subject,
         };
         let users = decoded.audience.users();
-        let durable = self.members.get("durable") == Some(&Value::Bool(true));
+        let durable = match self.members.get("durable") {
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::Bool(true)) => true,
+            Some(_) => return Err(self.wrong("durable", "it is true or false")),
+        };
         if durable && (!decoded.waits || users.is_empty()) {
-            let problem = "only a message that names a user, by target.user_id or the channel user:…, can \
-                           wait for who is away";
+            let problem = "only a message that names a user, by target.user_id or the channel user:…, and is \
+                           not of low priority, can wait for who is away";
             return Err(self.wrong("durable", problem));
         }
         Ok(Outgoing {

@@ -173,6 +173,19 @@ impl Hub {
         self.0.tracking.begin(id, Instant::now()).is_some()
     }
 
+    /// Tracks a message under a further id. What is tracked already, by its own, is the same.
+    #[must_use]
+    pub fn track_also(&self, id: &str, own: Option<Arc<Tracked>>) -> Option<Arc<Tracked>> {
+        match (self.0.tracking.find(id), own) {
+            (Some(known), _) => Some(known),
+            (None, Some(own)) => {
+                self.0.tracking.join(id, Arc::clone(&own), Instant::now());
+                Some(own)
+            }
+            (None, None) => self.0.tracking.begin(id, Instant::now()),
+        }
+    }
+
     /// Whether any message is tracked.
     #[must_use]
     pub fn is_tracking(&self) -> bool {

@@ -41,6 +41,15 @@ impl Tracking {
         tracked
     }
 
+    /// Tracks a message under a further id, together with what is tracked of it already.
+    pub(super) fn join(&self, id: &str, tracked: Arc<Tracked>, now: Instant) {
+        let mut messages = self.messages.lock();
+        if messages.len() < MESSAGES {
+            messages.insert(id.to_owned(), (tracked, now + LIFETIME));
+            self.count.store(messages.len(), Ordering::Relaxed);
+        }
+    }
+
     /// Whether any message is tracked.
     pub(super) fn is_active(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0

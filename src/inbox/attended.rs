@@ -1,13 +1,18 @@
 //! How far in the log somebody has seen to what waits for users: so that an instance that starts can make
 //! up for what was published while none ran.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use crate::bus::{Bucket, BucketError};
 use crate::event::EventId;
+
+/// Messages within this time share one place.
+const STEP: Duration = Duration::from_secs(1);
 
 /// Where it is kept; no user's record has such a key.
 const KEY: &str = "attended";
@@ -16,7 +21,8 @@ const KEY: &str = "attended";
 #[derive(Debug)]
 pub(super) struct Attended {
     bucket: Bucket,
-    here: Mutex<Option<EventId>>,
+    /// In the order in which they came, with the time.
+    here: Mutex<VecDeque<(Instant, EventId)>>,
     /// As it was before this instance did anything.
     at_start: OnceCell<Option<EventId>>,
 }
@@ -40,17 +46,33 @@ impl Attended {
         Ok(last.is_some_and(|last| is_behind(event, last)))
     }
 
-    /// A message is seen to here.
+    /// A message has come, and somebody sees to it.
     pub(super) fn seen(&self, event: EventId) {
         let mut here = self.here.lock();
-        if here.is_none_or(|last| !is_behind(event, last)) {
-            *here = Some(event);
+        let now = Instant::now();
+        match here.back_mut() {
+            // A place for each second will do.
+            Some((since, last)) if now.duration_since(*since) < STEP => {
+                if is_behind(*last, event) {
+                    *last = event;
+                }
+            }
+            _ => here.push_back((now, event)),
         }
     }
 
-    /// Writes down what was seen to here since the last time.
-    pub(super) async fn write(&self) -> Result<(), BucketError> {
-        let Some(last) = *self.here.lock() else {
+    /// Writes down up to where messages came longer ago than `age`: by then they are seen to.
+    pub(super) async fn write(&self, age: Duration) -> Result<(), BucketError> {
+        let old = |(since, _): &(Instant, EventId)| since.elapsed() >= age;
+        let known =
+            {
+                let here = self.here.lock();
+                let known = here.iter().take_while(|entry| old(entry));
+                known.map(|(_, event)| *event).reduce(|last, event| {
+                    if is_behind(last, event) { event } else { last }
+                })
+            };
+        let Some(last) = known else {
             return Ok(());
         };
         // Not before it is known what stood there.
@@ -61,10 +83,10 @@ impl Attended {
             Ok::<_, BucketError>((newer.then(|| last.to_string().into()), ()))
         };
         self.bucket.modify(KEY, change).await?;
-        let mut here = self.here.lock();
-        if *here == Some(last) {
-            *here = None;
-        }
+        // What has come meanwhile stays.
+        self.here
+            .lock()
+            .retain(|(_, event)| !is_behind(*event, last));
         Ok(())
     }
 }
@@ -82,7 +104,6 @@ fn parse(bytes: &[u8]) -> Option<EventId> {
 mod tests {
     use super::*;
     use crate::event::Epoch;
-    use std::time::Duration;
 
     fn event(epoch: u64, position: u64) -> EventId {
         EventId::unknown(Epoch(epoch), position)
@@ -95,7 +116,7 @@ mod tests {
         assert!(!first.before_start(event(1, 1)).await.unwrap());
         first.seen(event(1, 7));
         first.seen(event(1, 5));
-        first.write().await.unwrap();
+        first.write(Duration::ZERO).await.unwrap();
         assert!(!first.before_start(event(1, 1)).await.unwrap(), "its own");
         let next = Attended::new(bucket);
         for (epoch, position, seen) in [(1, 7, true), (1, 8, false), (2, 1, false)] {
@@ -104,7 +125,7 @@ mod tests {
         }
         // One that is behind does not move it back.
         next.seen(event(1, 3));
-        next.write().await.unwrap();
+        next.write(Duration::ZERO).await.unwrap();
         let last = Attended::new(next.bucket.clone());
         assert!(last.before_start(event(1, 7)).await.unwrap());
     }

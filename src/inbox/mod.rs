@@ -12,11 +12,13 @@
 //! instances, by the message's id; and what they published while no instance ran, by those that start.
 
 mod attended;
+mod held;
 mod record;
 mod task;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 use uuid::Uuid;
 
@@ -36,6 +39,7 @@ use crate::event::{EventId, Timestamp, UserId};
 use crate::hub::Hub;
 use crate::peers::{Peers, Waiting as Told};
 use attended::Attended;
+use held::Held;
 use record::{Record, Waiting};
 
 /// How long instances may take to say whom a message was written to.
@@ -44,6 +48,10 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 /// Streams whose user's record is still to be looked into, and messages that are to be put in. Of more at
 /// a time some are left out, and counted.
 const QUEUE: usize = 16_384;
+
+/// How long a stop may wait for messages that are being put in, and how often it looks.
+const LAST_KEEPS: Duration = Duration::from_secs(3);
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// The most bytes of a device's name.
 pub const MAX_DEVICE: usize = 64;
@@ -64,6 +72,11 @@ struct Inner {
     hub: Hub,
     peers: Peers,
     work: mpsc::Sender<Work>,
+    keeps: mpsc::Sender<Keep>,
+    /// How many of those there are.
+    keeping: AtomicUsize,
+    /// Messages that other instances attend to.
+    held: Mutex<Held>,
     /// Messages that are being sent from here, and attended to by their senders.
     sending: Mutex<HashSet<String>>,
     metrics: Metrics,
@@ -115,12 +128,15 @@ enum Work {
     Opened(UserId, Stream),
     /// Something was put in for a user.
     Told(Told),
-    /// A backend has published a message.
-    Keep(Durable),
-    /// It is time to write down how far messages are attended to.
+    /// It is time to write down how far messages are attended to, and to look who is gone.
     Note,
-    /// A message was published before this instance started.
-    Past(Durable),
+}
+
+/// A message that a backend has published, here or before this instance started.
+#[derive(Debug)]
+struct Keep {
+    message: Durable,
+    past: bool,
 }
 
 /// A stream that can be given messages.
@@ -154,6 +170,7 @@ impl Inbox {
     #[must_use]
     pub fn new(parts: Parts, told: mpsc::Receiver<Told>) -> (Self, InboxTask) {
         let (work, queue) = mpsc::channel(QUEUE);
+        let (keeps, to_keep) = mpsc::channel(QUEUE);
         let inbox = Self(Arc::new(Inner {
             attended: Attended::new(parts.bucket.clone()),
             bucket: parts.bucket,
@@ -163,10 +180,13 @@ impl Inbox {
             hub: parts.hub,
             peers: parts.peers,
             work,
+            keeps,
+            keeping: AtomicUsize::new(0),
+            held: Mutex::default(),
             sending: Mutex::default(),
             metrics: parts.metrics,
         }));
-        let task = InboxTask::new(inbox.clone(), queue, told);
+        let task = InboxTask::new(inbox.clone(), queue, to_keep, told);
         (inbox, task)
     }
 
@@ -175,18 +195,50 @@ impl Inbox {
         self.queue(Work::Opened(user.clone(), stream));
     }
 
+    /// What tells a message from all others, on all instances. Two publishers may choose the same id.
+    #[must_use]
+    pub fn key(&self, message: &Durable) -> String {
+        match self.0.one_log {
+            true => message.event.to_string(),
+            false => message.id.clone(),
+        }
+    }
+
     /// A message that is not to get lost has come from the bus. Tracked from before it was delivered.
     pub fn arrived(&self, message: Durable) {
         self.0.attended.seen(message.event);
-        let attended = self.0.sending.lock().contains(&message.id);
-        if !attended && self.0.peers.is_chosen_for(&message.id) {
-            self.queue(Work::Keep(message));
+        if self.0.sending.lock().contains(&message.id) {
+            return;
+        }
+        if self.0.peers.is_chosen_for(&message.id) {
+            self.keep_later(message, false);
+        } else {
+            self.0.held.lock().hold(message);
         }
     }
 
     /// A message that is not to get lost is in the log from before this instance started.
     pub fn found(&self, message: Durable) {
-        self.queue(Work::Past(message));
+        self.keep_later(message, true);
+    }
+
+    fn keep_later(&self, message: Durable, past: bool) {
+        self.0.keeping.fetch_add(1, Ordering::Relaxed);
+        if self.0.keeps.try_send(Keep { message, past }).is_err() {
+            self.0.keeping.fetch_sub(1, Ordering::Relaxed);
+            self.0.metrics.skipped.inc();
+        }
+    }
+
+    /// Takes over what instances were to keep that are gone.
+    fn take_over(&self) {
+        let others = self.0.peers.others();
+        let held = self.0.held.lock().after_a_loss(&others);
+        for message in held {
+            if self.0.peers.is_chosen_for(&message.id) {
+                self.keep_later(message, false);
+            }
+        }
     }
 
     /// Says that a message is sent from here, and that its sender calls [`Inbox::keep`].
@@ -205,8 +257,8 @@ impl Inbox {
     /// # Errors
     /// The records can't be written. Then it can be tried again: nothing is put in twice.
     pub async fn keep(&self, messages: &[Durable]) -> Result<Vec<Vec<UserId>>, BucketError> {
-        let ids = messages.iter().map(|message| message.id.clone()).collect();
-        let written = self.0.peers.all_written(ids, WRITTEN_WITHIN).await;
+        let keys: Vec<String> = messages.iter().map(|message| self.key(message)).collect();
+        let written = self.0.peers.all_written(keys.clone(), WRITTEN_WITHIN).await;
         let reached = |id: &str, user: &UserId| {
             let mut reaches = written.replies.values();
             reaches.any(|reach| {
@@ -216,9 +268,9 @@ impl Inbox {
             })
         };
         let mut absent: Vec<Vec<UserId>> = Vec::with_capacity(messages.len());
-        for message in messages {
+        for (message, key) in messages.iter().zip(&keys) {
             let users = message.users.iter();
-            let users = users.filter(|user| message.per_device || !reached(&message.id, user));
+            let users = users.filter(|user| message.per_device || !reached(key, user));
             absent.push(users.cloned().collect());
         }
         let puts = messages.iter().zip(&absent).flat_map(|(message, users)| {
@@ -238,10 +290,20 @@ impl Inbox {
         }
     }
 
-    /// Writes down, before the end, how far messages are attended to. What can't be written is attended to
-    /// again by the next instance that starts, and then may be delivered twice.
+    /// Keeps what is still to be kept, within a time, and writes down, before the end, how far messages are
+    /// attended to. What can't be written is attended to again by the next instance that starts, and then
+    /// may be delivered twice.
     pub async fn close(&self) {
-        if let Err(error) = self.0.attended.write().await {
+        let kept = async {
+            while self.0.keeping.load(Ordering::Relaxed) > 0 {
+                sleep(GLANCE).await;
+            }
+        };
+        if timeout(LAST_KEEPS, kept).await.is_err() {
+            // The next instance that starts makes up for them.
+            return;
+        }
+        if let Err(error) = self.0.attended.write(Duration::ZERO).await {
             debug!(error = error.to_string(), "a record can't be had");
         }
     }
@@ -265,15 +327,12 @@ impl Inbox {
         Ok(())
     }
 
-    /// Puts a message in for one user; `None` where it is known.
+    /// Puts a message in for one user; `None` where it does not wait, because it was delivered before or is over.
     async fn put(&self, user: &UserId, message: &Durable) -> Result<Option<Told>, BucketError> {
         let inner = &self.0;
         let last = message.at.after(inner.age);
         let waiting = Waiting {
-            key: match inner.one_log {
-                true => message.event.to_string(),
-                false => message.id.clone(),
-            },
+            key: self.key(message),
             id: message.id.clone(),
             event: message.event.to_string(),
             subject: message.subject.to_string(),
@@ -288,14 +347,16 @@ impl Inbox {
         let change = |bytes: Option<&[u8]>| {
             let mut record = Record::read(bytes);
             let put = record.put(waiting.clone(), Timestamp::now());
-            Ok::<_, BucketError>((put.map(|_| record.bytes()), put))
+            let waits = record.holds(&waiting.key);
+            Ok::<_, BucketError>((put.map(|_| record.bytes()), (put, waits)))
         };
-        let (put, revision) = inner.bucket.modify(&key(user), change).await?;
+        let ((put, waits), revision) = inner.bucket.modify(&key(user), change).await?;
         if let Some(evicted) = put {
             inner.metrics.kept.inc();
             inner.metrics.evicted.inc_by(evicted as u64);
         }
-        Ok(put.map(|_| Told {
+        // Also where it was there already: whoever put it in may not have come to tell.
+        Ok(waits.then(|| Told {
             user: user.clone(),
             revision,
         }))

@@ -210,6 +210,11 @@ impl Record {
         true
     }
 
+    /// Whether a message waits.
+    pub(super) fn holds(&self, key: &str) -> bool {
+        self.waiting.iter().any(|message| message.key == key)
+    }
+
     /// Whether anything waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()

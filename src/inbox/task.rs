@@ -1,5 +1,6 @@
 //! Gives streams what waits for their users.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
@@ -9,8 +10,9 @@ use tokio::time::{MissedTickBehavior, sleep, timeout};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::held::HELD_FOR;
 use super::record::{Claimant, Claimed, Record, Waiting};
-use super::{Durable, Inbox, Stream, Told, Work, key};
+use super::{Inbox, Keep, Stream, Told, Work, key};
 use crate::bus::BucketError;
 use crate::event::decode::decode;
 use crate::event::{Channel, Event, EventId, Frame, Timestamp, UserId};
@@ -48,6 +50,7 @@ const STREAMS: usize = 100;
 pub struct InboxTask {
     inbox: Inbox,
     queue: mpsc::Receiver<Work>,
+    keeps: mpsc::Receiver<Keep>,
     told: mpsc::Receiver<Told>,
 }
 
@@ -70,14 +73,22 @@ impl InboxTask {
     pub(super) fn new(
         inbox: Inbox,
         queue: mpsc::Receiver<Work>,
+        keeps: mpsc::Receiver<Keep>,
         told: mpsc::Receiver<Told>,
     ) -> Self {
-        Self { inbox, queue, told }
+        Self {
+            inbox,
+            queue,
+            keeps,
+            told,
+        }
     }
 
     /// Runs until the server stops.
     pub async fn run(mut self) {
         let mut going: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+        // Apart, so that streams that take their time keep nothing from being put in.
+        let mut keeping: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
         let mut notes = tokio::time::interval(NOTE);
         notes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -86,6 +97,12 @@ impl InboxTask {
                 _ = notes.tick() => Work::Note,
                 Some(work) = self.queue.recv(), if room => work,
                 Some(told) = self.told.recv(), if room => Work::Told(told),
+                Some(keep) = self.keeps.recv(), if keeping.len() < AT_ONCE => {
+                    let inbox = self.inbox.clone();
+                    keeping.push(async move { inbox.keep_on(&keep).await }.boxed());
+                    continue;
+                }
+                Some(()) = keeping.next(), if !keeping.is_empty() => continue,
                 Some(()) = going.next(), if !going.is_empty() => continue,
             };
             let inbox = self.inbox.clone();
@@ -98,23 +115,29 @@ impl Inbox {
     async fn attend(&self, work: Work) {
         match work {
             // Once more in a moment, if it can't be had now.
-            Work::Note => drop(self.0.attended.write().await),
+            Work::Note => {
+                self.take_over();
+                let _ = self.0.attended.write(HELD_FOR).await;
+            }
             Work::Opened(user, stream) => self.serve(&user, &stream, 0).await,
             Work::Told(told) => {
                 for stream in self.streams_of(&told.user).await {
                     self.serve(&told.user, &stream, told.revision).await;
                 }
             }
-            Work::Keep(message) => self.keep_on(&message, false).await,
-            Work::Past(message) => self.keep_on(&message, true).await,
         }
     }
 
     /// Keeps a message that nobody waits for: it is tried again for a while.
-    async fn keep_on(&self, message: &Durable, past: bool) {
+    async fn keep_on(&self, keep: &Keep) {
+        self.try_to_keep(keep).await;
+        self.0.keeping.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    async fn try_to_keep(&self, Keep { message, past }: &Keep) {
         for _ in 0..TRIES {
             let kept = async {
-                if past && self.0.attended.before_start(message.event).await? {
+                if *past && self.0.attended.before_start(message.event).await? {
                     return Ok(Vec::new());
                 }
                 self.keep(std::slice::from_ref(message)).await

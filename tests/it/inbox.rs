@@ -291,6 +291,42 @@ async fn it_outlives_the_instance_that_kept_it_and_nats() {
 }
 
 #[tokio::test]
+async fn what_a_killed_instance_was_to_keep_the_others_do() {
+    let nats = Nats::start().await;
+    let [one, other] = pair(Settings::new().nats(&nats)).await;
+    one.process().signal("KILL");
+    one.process().exited().await;
+    let backend = nats.backend().await;
+    for number in 0..40 {
+        let letter = letter(number, "left behind");
+        backend.publish("fechatter.realtime.push", &letter).await;
+    }
+    other
+        .metric_becomes("notify_inbox_kept_total", "", 40.0)
+        .await;
+}
+
+#[tokio::test]
+async fn two_publishers_may_choose_the_same_id() {
+    let nats = Nats::start().await;
+    let server = Server::start(Settings::new().nats(&nats)).await;
+    let mut stream = server.connect(1).await;
+    let mut first = letter(1, "first");
+    first["id"] = json!("m-1");
+    let backend = nats.backend().await;
+    backend.publish("fechatter.realtime.push", &first).await;
+    assert_eq!(stream.expect_type("letter").await.data["data"], "first");
+    drop(stream);
+    server.metric_becomes("notify_connections", "", 0.0).await;
+    let mut second = letter(1, "second");
+    second["id"] = json!("m-1");
+    let answer = send(&server, &second).await;
+    assert_eq!(answer["waiting"], json!([1]), "{answer}");
+    let mut stream = server.connect(1).await;
+    assert_eq!(stream.expect_type("letter").await.data["data"], "second");
+}
+
+#[tokio::test]
 async fn what_is_published_while_no_instance_runs_waits_too() {
     let nats = Nats::start().await;
     let settings = Settings::new().nats(&nats);
@@ -304,12 +340,12 @@ async fn what_is_published_while_no_instance_runs_waits_too() {
     };
     publish("live").await;
     assert_eq!(stream.expect_type("letter").await.data["data"], "live");
-    // Written down with the last of what was attended to.
-    eventually("it to be written down", || async {
-        (backend.record("INBOX", "attended").await == stream.last_event_id()).then_some(())
-    })
-    .await;
     server.stop().await;
+    // Written down with the last of what was attended to.
+    assert_eq!(
+        backend.record("INBOX", "attended").await,
+        stream.last_event_id()
+    );
     publish("meanwhile").await;
     backend.flush().await;
     let server = Server::start(settings).await;

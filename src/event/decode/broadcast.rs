@@ -13,7 +13,7 @@ pub(super) fn is_one(fields: &Fields<'_>) -> bool {
 
 pub(super) fn decode(fields: &Fields<'_>, now: Timestamp) -> Result<Decoded, FieldError> {
     let kind: String = fields.required("type")?;
-    let (class, expires_at) = push::metadata(fields, now)?;
+    let (class, expires_at) = push::metadata_or_beside(fields, now)?;
     let mut outgoing = Outgoing::new(&kind).with_all(fields, &["type", "broadcast"]);
     if !fields.has("timestamp") {
         outgoing = outgoing.with("timestamp", &now);

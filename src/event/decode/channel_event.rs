@@ -24,7 +24,7 @@ pub(super) fn decode(fields: &Fields<'_>, now: Timestamp) -> Result<Decoded, Fie
         audience: Audience::channels(channels),
         membership: None,
         expires_at,
-        waits: push::waits(fields, class)?,
+        waits: push::waits(fields, class),
         json: outgoing.finish(),
     })
 }

@@ -14,14 +14,14 @@ pub(super) fn decode(
     fields: &Fields<'_>,
     now: Timestamp,
 ) -> Result<Decoded, FieldError> {
-    let (class, expires_at) = metadata(fields, now)?;
+    let (class, expires_at) = metadata_or_beside(fields, now)?;
     Ok(Decoded {
         kind: fields.required("type")?,
         class,
         audience: Audience::channels(channels(fields)?),
         membership: None,
         expires_at,
-        waits: waits(fields, class)?,
+        waits: waits(fields, class),
         json: text.as_bytes().to_vec(),
     })
 }
@@ -50,28 +50,34 @@ fn channel(field: &str, key: &str, value: &RawValue) -> Result<Channel, FieldErr
     })
 }
 
-/// Whether it waits for users who are nowhere connected: `durable: true`.
-pub(super) fn waits(fields: &Fields<'_>, class: Class) -> Result<bool, FieldError> {
-    let waits = fields.optional("durable")?.unwrap_or(false);
-    if waits && class == Class::Ephemeral {
-        return Err(FieldError::Wrong {
-            field: "durable".to_owned(),
-            problem: "a message of low priority is not kept for anybody".to_owned(),
-        });
-    }
-    Ok(waits)
+/// Whether it waits for users who are nowhere connected: `durable: true`. Anything else there is the sender's
+/// own, and what is ephemeral is kept for nobody.
+pub(super) fn waits(fields: &Fields<'_>, class: Class) -> bool {
+    let durable = fields.get("durable");
+    class == Class::Durable && durable.is_some_and(|value| value.get() == "true")
 }
 
-/// What `metadata` says: `priority: low` is ephemeral, `ttl` counts in seconds from now. Where there is no
-/// `metadata`, the two may stand beside `data`; what can't be one of them there is the sender's own.
+/// As [`metadata`], but where there is none, the two may stand beside `data`; what can't be one of them there is
+/// the sender's own.
+pub(super) fn metadata_or_beside(
+    fields: &Fields<'_>,
+    now: Timestamp,
+) -> Result<(Class, Option<Timestamp>), FieldError> {
+    if fields.has("metadata") {
+        return metadata(fields, now);
+    }
+    let ttl = ttl(fields).unwrap_or(None);
+    let class = class(fields).unwrap_or(Class::Durable);
+    Ok((class, ttl.map(|ttl| now.after(ttl))))
+}
+
+/// What `metadata` says: `priority: low` is ephemeral, `ttl` counts in seconds from now.
 pub(super) fn metadata(
     fields: &Fields<'_>,
     now: Timestamp,
 ) -> Result<(Class, Option<Timestamp>), FieldError> {
     let Some(metadata) = object(fields.get("metadata"), "metadata")? else {
-        let class = class(fields).unwrap_or(Class::Durable);
-        let ttl = ttl(fields).unwrap_or(None);
-        return Ok((class, ttl.map(|ttl| now.after(ttl))));
+        return Ok((Class::Durable, None));
     };
     let ttl = ttl(&metadata)?;
     Ok((class(&metadata)?, ttl.map(|ttl| now.after(ttl))))

@@ -139,8 +139,8 @@ impl OutboxTask {
                     self.metrics.leading.set(0);
                     self.failed(&trouble)
                 }
-                Ok(Opened::Taken) => TAKEOVER,
-                Ok(Opened::Missing) => SEARCH,
+                Ok(Opened::Taken) => self.nothing_to_do(TAKEOVER),
+                Ok(Opened::Missing) => self.nothing_to_do(SEARCH),
                 Err(error) => self.failed(&error.into()),
             };
             tokio::time::sleep(pause).await;
@@ -307,6 +307,14 @@ impl OutboxTask {
         }
         let pause = self.pause;
         self.pause = (pause * 2).min(PAUSES.1);
+        pause
+    }
+
+    /// All is well, and somebody else publishes, or there is nothing to publish.
+    fn nothing_to_do(&mut self, pause: Duration) -> Duration {
+        self.pause = PAUSES.0;
+        self.well = Instant::now();
+        self.trouble = None;
         pause
     }
 
