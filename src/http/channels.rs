@@ -27,9 +27,9 @@ pub(super) const STREAM: &str = "/sse/stream/";
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Session {
-    /// The session, or what follows `session:`.
+    /// The session, or what follows `session:`. Other letters are good, too.
     #[serde(rename = "sessionId")]
-    #[param(required = true, value_type = String, example = "s-1")]
+    #[param(required = true, value_type = String, pattern = "^[A-Za-z0-9._~-]{1,100}$", example = "s-1")]
     id: Option<String>,
 }
 

@@ -51,9 +51,9 @@ const FIELDS: [&str; 6] = [
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Parameters {
-    /// The session whose history it is; either this or `chatId`.
+    /// The session whose history it is; either this or `chatId`. Other letters are good, too.
     #[serde(rename = "sessionId")]
-    #[param(required = false, value_type = String, example = "s-1")]
+    #[param(required = false, value_type = String, pattern = "^[A-Za-z0-9._~-]{1,100}$", example = "s-1")]
     session: Option<String>,
     /// The chat whose history it is.
     #[serde(rename = "chatId")]
@@ -85,7 +85,7 @@ struct History<'a> {
 #[schema(rename_all = "camelCase", example = json!({"sessionId": "s-1", "content": "hello", "senderName": "Ann"}))]
 #[allow(dead_code, reason = "only its description is used")]
 pub(super) struct NewMessage {
-    #[schema(value_type = String, required = false)]
+    #[schema(value_type = String, required = false, pattern = "^[A-Za-z0-9._~-]{1,100}$")]
     session_id: String,
     #[schema(value_type = i64, required = false)]
     chat_id: i64,

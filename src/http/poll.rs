@@ -16,6 +16,7 @@ use super::rate::PublishRate;
 use super::stream::{self, Device, Parts, Wanted};
 use crate::auth::tickets::LIFETIME;
 use crate::authorize::Authorizer;
+use crate::event::Channel;
 use crate::hub::{Scope, Transport};
 use crate::peers::Peers;
 use crate::transport::poll;
@@ -35,7 +36,7 @@ pub(super) struct Parameters {
     #[param(required = false, value_type = f64, minimum = 0, maximum = 60, default = 25)]
     wait: Option<f64>,
     /// Channels, with commas in between, instead of the user's own stream.
-    #[param(required = false, value_type = String, example = "job:123,chat:42")]
+    #[param(required = false, value_type = Vec<Channel>, style = Form, explode = false, min_items = 1, max_items = 100, example = json!(["job:123", "chat:42"]))]
     channels: Option<String>,
     #[serde(flatten)]
     #[param(ignore)]
