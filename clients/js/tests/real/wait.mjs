@@ -45,5 +45,7 @@ export class Counter {
 /** How many streams and polls a server has open. */
 export async function connections(server) {
   const metrics = await (await fetch(`${server.url}/metrics`)).text();
-  return Number(/^notify_connections (\d+)/m.exec(metrics)?.[1]);
+  // One line for each way in which streams are transported.
+  const lines = [...metrics.matchAll(/^notify_connections\{[^}]*\} (\d+)/gm)];
+  return lines.reduce((sum, line) => sum + Number(line[1]), 0);
 }
