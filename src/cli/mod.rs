@@ -1,6 +1,7 @@
 //! The command line: what each command does, and with which exit code it ends.
 
 mod check_config;
+mod doctor;
 mod event_stream;
 mod health;
 mod listen;
@@ -75,6 +76,9 @@ enum Command {
     Migrate(migrate::Arguments),
     /// Ask a running server whether it is ready; exit code 1 if it is not
     Health(health::Arguments),
+    /// Examine a deployed server as a browser would use it, through whatever stands before it; exit
+    /// code 1 if there is a problem
+    Doctor(doctor::Arguments),
 }
 
 /// Runs the command that was given.
@@ -82,15 +86,18 @@ enum Command {
 /// # Errors
 /// What went wrong, for the user to read.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let config = cli.options.load()?;
+    let options = &cli.options;
+    // Not for every command: the doctor examines another machine's server.
+    let config = || options.load();
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => block_on(serve::run(config, cli.options.config.as_deref())),
-        Command::Token(arguments) => token::run(&config, arguments),
-        Command::Publish(arguments) => block_on(publish::run(config, arguments)),
-        Command::Listen(arguments) => block_on(listen::run(config, arguments)),
-        Command::CheckConfig => check_config::run(&config),
-        Command::Migrate(arguments) => block_on(migrate::run(config, arguments)),
-        Command::Health(arguments) => block_on(health::run(config, arguments)),
+        Command::Serve => block_on(serve::run(config()?, options.config.as_deref())),
+        Command::Token(arguments) => token::run(&config()?, arguments),
+        Command::Publish(arguments) => block_on(publish::run(config()?, arguments)),
+        Command::Listen(arguments) => block_on(listen::run(config()?, arguments)),
+        Command::CheckConfig => check_config::run(&config()?),
+        Command::Migrate(arguments) => block_on(migrate::run(config()?, arguments)),
+        Command::Health(arguments) => block_on(health::run(config()?, arguments)),
+        Command::Doctor(arguments) => block_on(doctor::run(arguments)),
     }
 }
 

@@ -26,6 +26,7 @@ mod server;
 mod settings;
 pub(crate) mod sqlite;
 pub(crate) mod tokens;
+pub(crate) mod web_proxy;
 
 pub(crate) use cable::Cable;
 pub(crate) use cluster::Cluster;
@@ -43,6 +44,7 @@ pub(crate) use process::{Outcome, Process};
 pub(crate) use proxy::Proxy;
 pub(crate) use server::Server;
 pub(crate) use settings::{Settings, shipped_config};
+pub(crate) use web_proxy::WebProxy;
 
 /// How long a wait may take before the test fails. Generous, because a loaded machine is slow and
 /// no test that passes ever waits for it.
