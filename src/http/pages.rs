@@ -236,7 +236,7 @@ pub(super) async fn asyncapi() -> HttpResponse {
             (String = "text/css"),
             (String = "text/javascript"),
             (String = "text/plain"),
-            (serde_json::Map<String, serde_json::Value> = "application/json"),
+            (serde_json::Value = "application/json"),
             (String = "image/svg+xml"),
             (String = "audio/wav"),
             (String = "video/webm"),

@@ -23,6 +23,15 @@ fn imports(script: &str) -> Vec<String> {
         .collect()
 }
 
+/// Whether there is an attribute such as `onclick=`.
+fn has_handler(html: &str) -> bool {
+    let mut rests = html.split(" on").skip(1);
+    rests.any(|rest| {
+        let rest = rest.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+        rest.starts_with('=')
+    })
+}
+
 #[tokio::test]
 async fn pages_bring_all_they_need_and_are_from_this_host_alone() {
     let server = Server::start(Settings::new()).await;
@@ -52,7 +61,7 @@ async fn pages_bring_all_they_need_and_are_from_this_host_alone() {
         if kind.starts_with("text/html") {
             let html = response.text().await;
             assert!(!html.contains(" style="), "{target}: an inline style");
-            assert!(!html.contains(" on"), "{target}: an inline handler");
+            assert!(!has_handler(&html), "{target}: an inline handler");
             for link in links(&html) {
                 assert!(link.starts_with('/') && !link.starts_with("//"), "{link}");
                 wanted.push(link);
