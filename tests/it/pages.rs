@@ -43,7 +43,13 @@ async fn pages_bring_all_they_need_and_are_from_this_host_alone() {
         }
         let mut response = server.get(&target).await;
         assert_eq!(response.status, 200, "{target}");
-        let policy = response.header("content-security-policy").unwrap();
+        let policy = response.header("content-security-policy");
+        let Some(policy) = policy else {
+            let documents = ["/openapi.json", "/asyncapi.yaml"];
+            assert!(documents.contains(&target.as_str()), "{target}: no policy");
+            seen.push(target);
+            continue;
+        };
         for (directive, sources) in policy.split(';').filter_map(|d| d.trim().split_once(' ')) {
             for source in sources.split(' ') {
                 let known = ["'none'", "'self'", "data:", "blob:", "'script'"];
