@@ -10,7 +10,7 @@ import { SCREENSHOTS } from "./server.mjs";
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const WAIT_MS = 15_000;
 
-// What a server may have or not; a page finds out by asking, of which browsers complain.
+// What a server may have or not, or not for this chat; a page finds out by asking, of which browsers complain.
 const OPTIONAL = /\/(api\/messages|online-users)(\?|$)/;
 
 // As root there is no sandbox, and without the rest Chromium calls its maker at every start.
@@ -60,7 +60,7 @@ class Window {
 
   async watch() {
     this.page.on("console", (message) => {
-      if (OPTIONAL.test(message.location().url) && /status of (404|501)/.test(message.text())) return;
+      if (OPTIONAL.test(message.location().url) && /status of (403|404|501)/.test(message.text())) return;
       if (["error", "warning"].includes(message.type())) this.#complaints.push(`console: ${message.text()}`);
     });
     this.page.on("pageerror", (error) => this.#complaints.push(`error: ${error.message}`));
