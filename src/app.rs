@@ -27,7 +27,9 @@ use crate::bus::{Bucket, Bus, EmbeddedBus, Feed, LogError, LogKind, nats};
 use crate::config::Config;
 use crate::database::{self, Database, DatabaseError, Part};
 use crate::discovery::Discovery;
-use crate::http::{self, ClientCertificates, Development, Exporter, Health, Parts, PublishRate};
+use crate::http::{
+    self, ClientCertificates, Development, Exporter, Health, Pages, Parts, PublishRate,
+};
 use crate::hub::Hub;
 use crate::hub::admission::{Admission, Quota};
 use crate::inbox::{self, Inbox};
@@ -181,6 +183,7 @@ impl Application {
             inbox.clone(),
             metrics.ingest.clone(),
         );
+        let rejections = ingest.rejections();
         spawn(&mut tasks, "the ingest", ingest.run());
         spawn(&mut tasks, "the presence lane", presence_lane.run());
         let archive = Archive::new(
@@ -246,7 +249,9 @@ impl Application {
             rules,
             patterns: config.nats.patterns().map_err(ConnectError::from)?,
             hub: hub.clone(),
+            rejections,
             rate: PublishRate::new(&config.server),
+            pages: Pages::new(&config.server),
             metrics: metrics.http.clone(),
             exporter: metrics_listener.is_none().then_some(exporter),
             client_certificates: ClientCertificates {

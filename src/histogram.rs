@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The upper ends of the buckets, in microseconds. A server that is well stays in the first; the clocks
 /// of two machines don't agree better than that.
@@ -36,6 +38,15 @@ pub struct Observations {
     micros: u64,
 }
 
+/// How many durations lay in a range.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Bucket {
+    /// Its upper end, in milliseconds; none for what is longer than all others.
+    pub le_ms: Option<f64>,
+    /// How many were behind the bucket before and not longer than this.
+    pub count: u64,
+}
+
 impl Observations {
     /// Counts one duration.
     pub fn observe(&mut self, duration: Duration) {
@@ -51,6 +62,20 @@ impl Histogram {
         let (bucket, micros) = place(duration);
         self.0.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.0.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// What was seen so far, the shortest first.
+    #[must_use]
+    pub fn buckets(&self) -> Vec<Bucket> {
+        let ends = BOUNDS.iter().map(|micros| Some(seconds(*micros) * 1000.0));
+        let counts = self.0.buckets.iter();
+        ends.chain([None])
+            .zip(counts)
+            .map(|(le_ms, count)| Bucket {
+                le_ms,
+                count: count.load(Ordering::Relaxed),
+            })
+            .collect()
     }
 
     /// Takes over what a thread has counted, and leaves it nothing.

@@ -22,6 +22,7 @@ use crate::hub::{Delivery, Gap, GapReason, Hub};
 use crate::inbox::{Durable, Inbox};
 use crate::membership::Membership;
 use crate::refresh::Refresh;
+use crate::rejections::{Rejected, Rejections};
 use crate::units::{Period, Size};
 
 pub use metrics::Metrics;
@@ -75,7 +76,8 @@ pub struct Ingest {
     rules: Rules,
     metrics: Metrics,
     received: Received,
-    rejections: RejectionLog,
+    rejections: Rejections,
+    logged: RejectionLog,
     presence: mpsc::Sender<Event>,
     refresh: Refresh,
     inbox: Inbox,
@@ -115,12 +117,19 @@ impl Ingest {
             rules,
             received: metrics.received(),
             metrics,
-            rejections: RejectionLog::default(),
+            rejections: Rejections::default(),
+            logged: RejectionLog::default(),
             presence,
             refresh,
             inbox,
         };
         (ingest, lane)
+    }
+
+    /// What was no event.
+    #[must_use]
+    pub fn rejections(&self) -> Rejections {
+        self.rejections.clone()
     }
 
     /// Runs until the bus ends.
@@ -216,7 +225,14 @@ impl Ingest {
     fn reject(&mut self, message: &Message, rejection: &Rejection) {
         let reason = rejection.reason();
         self.metrics.rejected(reason);
-        if let Some(unlogged) = self.rejections.admit(reason, Instant::now()) {
+        self.rejections.note(Rejected {
+            at: Timestamp::now(),
+            reason,
+            problem: rejection.to_string(),
+            subject: message.subject.to_string(),
+            payload: excerpt(&message.payload),
+        });
+        if let Some(unlogged) = self.logged.admit(reason, Instant::now()) {
             warn!(
                 reason,
                 subject = &*message.subject,

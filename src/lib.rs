@@ -12,7 +12,7 @@
 //! | [`bus`] | carries payloads to this instance: NATS, or within the process |
 //! | [`acknowledgements`] | who has acknowledged which message |
 //! | [`archive`] | what is older than the hub's memory, read from the log |
-//! | [`ingest`], [`refresh`] | one task from bus to hub; memberships anew after a gap |
+//! | [`ingest`], [`refresh`], [`rejections`] | one task from bus to hub; memberships anew after a gap; what was no event |
 //! | [`hub`] | which sessions listen on which channel; their outboxes; routing |
 //! | [`transport`] | a session as the body of a response |
 //! | [`peers`] | the other instances: who is there, and asking all of them |
@@ -55,6 +55,7 @@ pub mod metrics;
 pub mod peers;
 pub mod presence;
 pub mod refresh;
+pub mod rejections;
 pub mod secret;
 pub mod source;
 pub mod telemetry;

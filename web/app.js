@@ -1,10 +1,15 @@
-// The demo page: signs a user in, keeps one event stream open, shows what arrives and publishes what is typed.
-// Owns the page's state; how it looks is view.js, how it talks to the server is stream.js.
+// The chat: keeps one user's events coming, shows what arrives and sends what is typed. Owns the page's state; how it
+// looks is view.js, how it talks to the server is stream.js and messages.js.
 
-import { demoData, demoToken, LiveStream, onlineUsers, Publisher, wireId } from "./stream.js";
-import {
-  appendItem, byId, dressAvatar, logEvent, showChats, showConnection, showError, showItems, showMembers, showTyping, showUsers,
-} from "./view.js";
+import { wireId } from "./api.js";
+import { shrink } from "./picture.js";
+import { byId, copy, dressAvatar, showError } from "./dom.js";
+import { addWords, begin, onLanguage, t } from "./i18n.js";
+import { History, Publisher, messageOf, onlineUsers } from "./messages.js";
+import { SignIn } from "./sign-in.js";
+import { LiveStream } from "./stream.js";
+import { appendItem, logEvent, showChats, showConnection, showItems, showMembers, showTyping } from "./view.js";
+import { words } from "./words-chat.js";
 
 const ITEMS_PER_CHAT = 500;
 const TYPING_REPEAT_MS = 3_000; // how often a typist says so again
@@ -12,86 +17,49 @@ const TYPING_SHOWN_MS = 6_000; // typing events may be lost, so one is believed 
 const CHAT_EVENTS = new Set([
   "new_message", "message_edited", "message_deleted", "typing_started", "typing_stopped", "chat_member_added", "chat_member_removed",
 ]);
-const STATE_TEXT = {
-  idle: "Not connected", connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", stopped: "Stopped",
-};
 
-const page = {
-  users: null, // demo users, null outside development mode
-  names: new Map(), // of users
-  chatNames: new Map(),
-  presence: new Map(),
-  me: null,
-  stream: null,
-  publisher: null,
-  typing: null, // a publisher of its own, so that no message waits behind it
-  chats: new Map(),
-  active: null,
-  sentAt: new Map(), // id of a message sent here → when, to show how long it took to come back
-  logged: 0,
-};
+const page = { names: new Map(), connection: ["idle", 0], generation: 0 };
 
-// Signing in
-
-async function start() {
-  const demo = await demoData();
-  page.users = demo?.users ?? null;
-  page.users?.forEach((user) => page.names.set(String(user.id), user.name));
-  demo?.chats?.forEach((chat) => page.chatNames.set(String(chat.id), chat.name));
-  byId("user-choice").hidden = !page.users;
-  byId("token-choice").open = !page.users;
-  if (page.users) showUsers(page.users, (id) => { location.hash = `user=${id}`; });
-  addEventListener("hashchange", signInFromAddress);
-  signInFromAddress();
-}
-
-/** `/#user=2` opens the page as that demo user, so that several windows are a link each. */
-function signInFromAddress() {
-  const id = new URLSearchParams(location.hash.slice(1)).get("user");
-  if (page.users && id) signIn({ fetchToken: () => demoToken(id), demoUser: id });
-  else if (!id) signOut();
-}
-
-function signIn(identity) {
-  forget();
-  showError(byId("sign-in-error"), "");
-  page.stream = new LiveStream({ ...identity, onEvent, onState });
-  page.publisher = new Publisher(page.stream);
-  page.typing = new Publisher(page.stream);
-  page.stream.open();
-}
+const signIn = new SignIn({ title: "signInTitle", lead: "signInLead", onSession });
 
 /** Nothing of one user may show up in the view of the next. */
 function forget() {
   page.stream?.close();
-  Object.assign(page, { me: null, stream: null, active: null, chats: new Map(), presence: new Map() });
+  Object.assign(page, { me: null, session: null, stream: null, active: null, chats: new Map(), presence: new Map(), sentAt: new Map(), logged: 0 });
+  page.generation += 1;
   ownTyping.chat = null;
   byId("draft").value = "";
   byId("presence").value = "online";
   clearLog();
 }
 
-function signOut(reason = "") {
+function onSession(session) {
   forget();
   byId("live").hidden = true;
   byId("identity").hidden = true;
-  byId("sign-in").hidden = false;
-  showError(byId("sign-in-error"), reason);
-  if (!reason) onState("idle");
-  if (location.hash) history.replaceState(null, "", location.pathname);
+  if (!session) return onState("idle");
+  const { users, chats } = signIn;
+  page.names = new Map(users?.map((user) => [String(user.id), user.name]));
+  page.chatNames = new Map(chats.map((chat) => [String(chat.id), chat.name]));
+  page.session = session;
+  page.history = new History(session);
+  page.publisher = new Publisher(session, page.history);
+  page.typing = new Publisher(session, page.history); // of its own, so that no message waits behind it
+  page.stream = new LiveStream({ session, onEvent, onState });
+  page.stream.open();
 }
 
-function onState(state, reason) {
-  showConnection(state, STATE_TEXT[state]);
-  byId("send").disabled = state !== "live";
-  if (state === "stopped") signOut(reason);
+function onState(state, detail) {
+  page.connection = [state, Number(detail) || 0];
+  showConnection(...page.connection);
+  byId("send").disabled = !["live", "polling"].includes(state);
+  if (state === "stopped") signIn.end(detail);
 }
 
 // What arrives
 
 const handlers = {
   connection_confirmed: confirmed,
-  new_message: received,
   message_edited: edited,
   message_deleted: deleted,
   typing_started: (event) => typing(event, true),
@@ -99,63 +67,74 @@ const handlers = {
   user_presence: presenceChanged,
   chat_member_added: memberAdded,
   chat_member_removed: memberRemoved,
-  gap: () => note(page.active, "Some events could not be replayed. A chat client would reload its history now."),
+  gap: missed,
 };
 
 function onEvent(event, id) {
   logEvent(event, id);
   if (event.type !== "ping") byId("log-count").textContent = String(++page.logged);
-  if (event.user_name && event.user_id !== undefined) page.names.set(String(event.user_id), event.user_name);
+  if (typeof event.user_name === "string" && event.user_id !== undefined) page.names.set(String(event.user_id), event.user_name);
   const complete = event.chat_id !== undefined || !CHAT_EVENTS.has(event.type);
-  if (complete && Object.hasOwn(handlers, event.type)) handlers[event.type](event);
+  if (complete && Object.hasOwn(handlers, event.type)) return handlers[event.type](event);
+  const message = messageOf(event);
+  if (message) received(message);
 }
 
 function confirmed(event) {
   page.me = String(event.user_id);
-  const listed = new Set(event.connected_chats.map(String));
+  const demo = signIn.users?.find((user) => String(user.id) === page.me);
+  const listed = new Set((event.connected_chats ?? demo?.chats ?? []).map(String));
   for (const id of page.chats.keys()) if (!listed.has(id)) page.chats.delete(id);
   listed.forEach(chatOf);
   dressAvatar(byId("identity-avatar"), page.me, nameOf(page.me));
   byId("identity-name").textContent = nameOf(page.me);
   byId("identity").hidden = false;
-  byId("sign-in").hidden = true;
+  byId("sign-out").dataset.t = page.session.demoUser ? "switchUser" : "signOut";
+  byId("sign-out").textContent = t(byId("sign-out").dataset.t);
+  signIn.show(false);
   byId("live").hidden = false;
   activate(page.chats.has(page.active) ? page.active : [...page.chats.keys()][0] ?? null);
-  loadPresence(page.stream);
+  loadPresence(page.session);
 }
 
 /** Presence is not replayed, so every connection begins with asking. */
-async function loadPresence(stream) {
-  const online = await onlineUsers(stream);
-  if (!online || stream !== page.stream) return;
+async function loadPresence(session) {
+  const online = await onlineUsers(session);
+  if (!online || session !== page.session) return;
   for (const [id, status] of page.presence) if (status === "online" && !online.has(id)) page.presence.delete(id);
   for (const id of online) if (!page.presence.has(id)) page.presence.set(id, "online");
   drawMembers();
 }
 
-function received(event) {
-  const message = event.message ?? {};
-  const chat = chatOf(String(event.chat_id));
-  const senderId = String(message.sender_id);
-  if (message.sender_name) page.names.set(senderId, message.sender_name);
-  const id = String(message.id);
-  const sent = page.sentAt.get(id);
-  page.sentAt.delete(id);
-  add(chat, {
-    kind: "message", id, senderId, sender: nameOf(senderId), own: senderId === page.me,
-    content: String(message.content ?? ""), files: message.files?.length ?? 0, at: timeOf(event.timestamp),
-    deliveredMs: sent === undefined ? undefined : Math.max(1, Math.round(performance.now() - sent)),
-  });
-  chat.typing.delete(senderId);
+function received(message) {
+  const chat = chatOf(message.chatId);
+  if (message.sender) page.names.set(message.senderId, message.sender);
+  const item = itemOf(message);
+  item.arrivedAt = performance.now();
+  const sent = page.sentAt.get(item.id);
+  if (sent !== undefined) delivered(item, sent);
+  // What the history has had already.
+  if (!chat.items.some((other) => other.id === item.id)) add(chat, item);
+  clearTimeout(chat.typing.get(message.senderId));
+  chat.typing.delete(message.senderId);
   if (chat.id === page.active) return drawTyping();
   chat.unread += 1;
   drawChats();
 }
 
+function itemOf(message) {
+  return { kind: "message", ...message, sender: nameOf(message.senderId), own: message.senderId === page.me };
+}
+
+function delivered(item, sentAt) {
+  item.deliveredMs = Math.max(1, Math.round(item.arrivedAt - sentAt));
+  page.sentAt.delete(item.id);
+}
+
 function edited(event) {
   const id = String(event.message?.id ?? event.message_id);
   change(event, id, (item) => {
-    item.content = String(event.message?.content ?? event.content ?? item.content);
+    item.text = String(event.message?.content ?? event.content ?? item.text);
     item.edited = true;
   });
 }
@@ -181,9 +160,9 @@ function presenceChanged(event) {
 function memberAdded(event) {
   const id = String(event.user_id);
   const chat = chatOf(String(event.chat_id));
-  if (event.chat_name) chat.name = event.chat_name;
+  if (typeof event.chat_name === "string") chat.name = event.chat_name;
   chat.members?.add(id);
-  note(chat.id, id === page.me ? "You joined" : `${nameOf(id)} joined`);
+  note(chat.id, id === page.me ? "youJoined" : "joined", { name: nameOf(id) });
   if (page.active === null) activate(chat.id);
   drawChats();
   drawMembers();
@@ -194,23 +173,40 @@ function memberRemoved(event) {
   const chat = chatOf(String(event.chat_id));
   chat.members?.delete(id);
   if (id !== page.me) {
-    note(chat.id, `${nameOf(id)} left`);
+    note(chat.id, "left", { name: nameOf(id) });
     return drawMembers();
   }
   page.chats.delete(chat.id);
   if (page.active === chat.id) activate([...page.chats.keys()][0] ?? null);
-  note(page.active, `You left ${chat.name}`);
+  note(page.active, "youLeft", { chat: nameOfChat(chat) });
   drawChats();
+}
+
+/** What the stream could not give the history has, where there is one. */
+function missed() {
+  for (const chat of page.chats.values()) chat.history = "unread";
+  if (page.active === null) return;
+  if (page.history.kept) loadHistory(page.chats.get(page.active));
+  else note(page.active, "gap");
 }
 
 // The chats
 
 function chatOf(id) {
   if (!page.chats.has(id)) {
-    const known = page.users?.filter((user) => user.chats.map(String).includes(id)).map((user) => String(user.id));
-    page.chats.set(id, { id, name: page.chatNames.get(id) ?? `Chat ${id}`, members: known && new Set(known), items: [], unread: 0, typing: new Map() });
+    const known = signIn.users?.filter((user) => user.chats.map(String).includes(id)).map((user) => String(user.id));
+    const name = page.chatNames.get(id) ?? null;
+    page.chats.set(id, { id, name, members: known && new Set(known), items: [], unread: 0, typing: new Map(), history: "unread", older: null });
   }
   return page.chats.get(id);
+}
+
+function nameOfChat(chat) {
+  return chat.name ?? t("chatNumber", { id: chat.id });
+}
+
+function nameOf(id) {
+  return page.names.get(id) ?? t("userNumber", { id });
 }
 
 function add(chat, item) {
@@ -222,9 +218,9 @@ function add(chat, item) {
   }
 }
 
-function note(chatId, text) {
+function note(chatId, key, values) {
   const chat = page.chats.get(chatId);
-  if (chat) add(chat, { kind: "note", text });
+  if (chat) add(chat, { kind: "note", key, values });
 }
 
 function change(event, id, how) {
@@ -232,7 +228,28 @@ function change(event, id, how) {
   const item = chat?.items.find((candidate) => candidate.id === id);
   if (!item) return;
   how(item);
-  if (chat.id === page.active) showItems(chat.items);
+  if (chat.id === page.active) showItems(chat.items, null, true);
+}
+
+/** The stream is open before the history is read, so that nothing falls between them; ids tell what is in both. */
+async function loadHistory(chat, before) {
+  const generation = page.generation;
+  chat.history = "reading";
+  const found = await page.history.page(chat.id, before);
+  chat.history = found || page.history.kept === false ? "read" : "unread";
+  if (!found || generation !== page.generation) return;
+  const here = new Set(chat.items.map((item) => item.id));
+  for (const message of found.messages) if (message.sender) page.names.set(message.senderId, message.sender);
+  const fresh = found.messages.filter((message) => !here.has(message.id)).map(itemOf);
+  chat.older = found.next;
+  if (fresh.length > 0) {
+    // Stable, so that notes stay where they are; what has no time came last.
+    const merged = before ? [...fresh, ...chat.items] : [...fresh, ...chat.items].sort((one, two) => (one.at && two.at ? one.at - two.at : 0));
+    chat.items = merged.slice(-ITEMS_PER_CHAT);
+  }
+  if (chat.id !== page.active) return;
+  showItems(chat.items, emptyChat(chat), Boolean(before));
+  drawOlder();
 }
 
 function activate(id) {
@@ -242,19 +259,23 @@ function activate(id) {
   if (chat) chat.unread = 0;
   byId("composer").hidden = !chat;
   showError(byId("composer-error"), "");
-  showItems(chat?.items ?? [], chat ? emptyChat(chat) : { text: "This user is in no chat. Events for the user appear in the event log." });
+  draw();
+  if (chat?.history === "unread") loadHistory(chat);
+}
+
+function draw() {
+  const chat = page.chats.get(page.active);
+  showItems(chat?.items ?? [], chat ? emptyChat(chat) : { text: t("noChats") });
   drawChats();
   drawMembers();
   drawTyping();
+  drawOlder();
 }
 
 function emptyChat(chat) {
   const message = { id: "1", sender_id: wireId(page.me), content: "hello from a terminal" };
   const payload = JSON.stringify({ MessageReceived: { chat_id: wireId(chat.id), message } });
-  return {
-    text: "Nothing here yet. Write below, or publish from a terminal:",
-    command: `notify-server publish fechatter.realtime.chat.${shellWord(chat.id)} ${shellWord(payload)}`,
-  };
+  return { text: t("empty"), command: `notify-server publish fechatter.realtime.chat.${shellWord(chat.id)} ${shellWord(payload)}` };
 }
 
 function shellWord(text) {
@@ -262,19 +283,21 @@ function shellWord(text) {
 }
 
 function drawChats() {
-  showChats([...page.chats.values()], page.active, activate);
-  const unread = [...page.chats.values()].reduce((sum, chat) => sum + chat.unread, 0);
-  document.title = unread ? `(${unread}) notify-server` : "notify-server";
+  const chats = [...page.chats.values()];
+  showChats(chats.map((chat) => ({ ...chat, name: nameOfChat(chat) })), page.active, activate);
+  const unread = chats.reduce((sum, chat) => sum + chat.unread, 0);
+  document.title = (unread ? `(${unread}) ` : "") + t("title");
 }
 
 function drawMembers() {
   const chat = page.chats.get(page.active);
   const members = [...chat?.members ?? []].map((id) => ({
     id, name: nameOf(id), presence: page.presence.get(id), self: id === page.me,
-    link: page.users && id !== page.me && `/#user=${id}`,
+    link: signIn.users && id !== page.me && `/#user=${encodeURIComponent(id)}`,
   }));
-  byId("chat-title").textContent = page.chats.get(page.active)?.name ?? "No chats";
-  byId("chat-note").textContent = members.length ? `${members.length} members` : "";
+  const online = members.filter((member) => member.presence === "online").length;
+  byId("chat-title").textContent = chat ? nameOfChat(chat) : t("noChat");
+  byId("chat-note").textContent = members.length ? [t("memberCount", { n: members.length }), online && t("onlineCount", { n: online })].filter(Boolean).join(" · ") : "";
   showMembers(members);
 }
 
@@ -282,8 +305,8 @@ function drawTyping() {
   showTyping([...page.chats.get(page.active)?.typing.keys() ?? []].map(nameOf));
 }
 
-function nameOf(id) {
-  return page.names.get(id) ?? `User ${id}`;
+function drawOlder() {
+  byId("older").hidden = !page.chats.get(page.active)?.older;
 }
 
 function clearLog() {
@@ -292,44 +315,53 @@ function clearLog() {
   byId("log").replaceChildren();
 }
 
-function timeOf(timestamp) {
-  const time = new Date(timestamp);
-  return Number.isNaN(time.getTime()) ? new Date() : time;
-}
-
 // What is sent
 
-function messagePayload(chat, content, id) {
-  const message = {
-    id, chat_id: wireId(chat.id), sender_id: wireId(page.me), content, files: [], timestamp: Math.floor(Date.now() / 1000),
-  };
-  return { MessageReceived: { message, chat_id: wireId(chat.id) } };
-}
-
-async function sendMessage(submitted) {
-  submitted.preventDefault();
-  const draft = byId("draft");
+async function sendMessage(text, media = null) {
   const chat = page.chats.get(page.active);
-  const content = draft.value.trim();
-  if (!content || !chat || byId("send").disabled) return;
-  draft.value = "";
-  const id = newId();
-  page.sentAt.set(id, performance.now());
-  const sent = page.publisher.publish(`fechatter.realtime.chat.${chat.id}`, messagePayload(chat, content, id));
+  if (!chat || byId("send").disabled || (!text && !media)) return true;
   stopTyping();
+  const began = performance.now();
+  let id = null;
+  const sending = (known) => {
+    id = known;
+    page.sentAt.set(id, began);
+    const item = chat.items.find((candidate) => candidate.id === id);
+    if (!item?.arrivedAt) return;
+    delivered(item, began);
+    if (chat.id === page.active) showItems(chat.items, null, true);
+  };
   try {
-    await sent;
+    await page.publisher.send({ chatId: chat.id, me: page.me, name: nameOf(page.me), text, media }, sending);
     showError(byId("composer-error"), "");
+    return true;
   } catch (error) {
     page.sentAt.delete(id);
-    draft.value ||= content;
-    showError(byId("composer-error"), `Not sent. ${error.message}`);
+    showError(byId("composer-error"), t("notSent", { why: error.message }));
+    return false;
   }
 }
 
-/** Not crypto.randomUUID, which plain http on another host than localhost doesn't have. */
-function newId() {
-  return [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+async function submitted(event) {
+  event.preventDefault();
+  const draft = byId("draft");
+  const text = draft.value.trim();
+  if (!text || byId("send").disabled) return;
+  draft.value = "";
+  if (!(await sendMessage(text))) draft.value ||= text;
+}
+
+async function sendPicture() {
+  const [file] = byId("picture").files;
+  byId("picture").value = "";
+  if (!file) return;
+  try {
+    const url = await shrink(file);
+    if (!url) throw new Error(t("pictureTooLarge"));
+    await sendMessage("", { kind: "image", url });
+  } catch (error) {
+    showError(byId("composer-error"), t("notSent", { why: error.name === "InvalidStateError" ? t("pictureUnreadable") : error.message }));
+  }
 }
 
 const ownTyping = { chat: null, saidAt: 0, timer: null };
@@ -359,28 +391,45 @@ function sayTyping(chatId, payload) {
 function sayPresence() {
   const payload = { UserPresence: { user_id: wireId(page.me), status: byId("presence").value, last_seen: null } };
   page.publisher.publish(`fechatter.realtime.user.${page.me}.presence`, payload)
-    .catch((error) => showError(byId("composer-error"), `Status not published. ${error.message}`));
+    .catch((error) => showError(byId("composer-error"), t("statusNotSent", { why: error.message })));
 }
 
 // Wiring
 
-byId("token-form").addEventListener("submit", (submitted) => {
-  submitted.preventDefault();
-  const token = byId("token").value.trim();
-  byId("token").value = "";
-  signIn({ fetchToken: async () => token });
-});
-byId("composer").addEventListener("submit", sendMessage);
+byId("composer").addEventListener("submit", submitted);
 byId("draft").addEventListener("input", typed);
 byId("draft").addEventListener("blur", stopTyping);
 byId("presence").addEventListener("change", sayPresence);
-byId("sign-out").addEventListener("click", () => signOut());
+byId("sign-out").addEventListener("click", () => signIn.end());
+byId("older").addEventListener("click", () => {
+  const chat = page.chats.get(page.active);
+  if (chat?.history === "read") loadHistory(chat, chat.older);
+});
+byId("own-picture").addEventListener("click", () => byId("picture").click());
+byId("picture").addEventListener("change", sendPicture);
+for (const button of byId("attach").querySelectorAll("[data-sample]")) {
+  const [kind, name] = button.dataset.sample.split(":");
+  button.addEventListener("click", () => sendMessage("", { kind, url: `/assets/${name}` }));
+}
+byId("attach").addEventListener("click", (event) => { if (event.target.closest(".menu")) byId("attach").open = false; });
+document.addEventListener("click", (event) => { if (!byId("attach").contains(event.target)) byId("attach").open = false; });
+byId("attach").addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || !byId("attach").open) return;
+  byId("attach").open = false;
+  byId("attach").querySelector("summary").focus();
+});
 byId("log-pings").addEventListener("change", (event) => { byId("log").dataset.pings = event.target.checked ? "show" : "hide"; });
 byId("log-clear").addEventListener("click", clearLog);
-byId("copy").hidden = !navigator.clipboard;
 byId("copy").addEventListener("click", async () => {
-  await navigator.clipboard.writeText(byId("command").textContent);
-  byId("copy").textContent = "Copied";
+  byId("copy").textContent = t((await copy(byId("command").textContent, byId("command"))) ? "copied" : "copyByHand");
 });
 byId("log-panel").open = matchMedia("(min-width: 70rem)").matches;
-start();
+
+onLanguage(() => {
+  showConnection(...page.connection);
+  draw();
+});
+addWords(words);
+begin();
+forget();
+signIn.begin();

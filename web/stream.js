@@ -1,228 +1,226 @@
-// What the page says to the server: sign-in for the demo, one event stream, publishing.
-// Knows nothing of the document; the page hands it functions to call.
+// One user's events for as long as a page wants them, whatever happens to connections. Knows nothing of the document.
+//
+// Each connection takes a new ticket, so that no token stands in an address; continues behind the last id; is given up
+// when nothing came for two and a half pings; and where a stream brings nothing at all, events are polled until one does.
+
+import { refusal, wireId } from "./api.js";
+import { t } from "./i18n.js";
 
 const SILENT_PINGS = 2.5; // pings missed before a stream that still looks open is taken for dead
 const DEFAULT_PING_MS = 30_000;
-const RETRY_FIRST_MS = 1_000;
+const FIRST_EVENT_MS = 15_000; // the confirmation comes at once, unless something on the way holds it back
+const ANSWER_MS = 15_000;
+const RETRY_FIRST_MS = 500;
 const RETRY_MAX_MS = 30_000;
+const POLL_SECONDS = 25;
+const LOOK_AGAIN_MS = 30_000; // whether streams get through by now; twice as long after each look
+const LOOK_AGAIN_MAX_MS = 600_000;
+const PROBE_MS = 4_000;
+const UNAUTHORIZED = 401;
 const TOO_MANY = 429;
 
-/** The demo users, and chats where their names are told; null outside development mode. */
-export async function demoData() {
-  const answer = await fetch("/api/dev/users").catch(() => null);
-  return answer?.ok ? answer.json() : null;
-}
-
-/** A short-lived token for a demo user; development mode only. */
-export async function demoToken(userId) {
-  const answer = await fetch("/api/dev/token", {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ user_id: wireId(userId) }),
-  });
-  if (!answer.ok) throw await refusal(answer);
-  return (await answer.json()).access_token;
-}
-
-/** Who is online of those with whom the user of `stream` shares a chat, as texts; null where that can't be told. */
-export async function onlineUsers(stream) {
-  const answer = await fetch(`/online-users?${stream.claimed}`, {
-    headers: { authorization: `Bearer ${stream.token}` },
-  }).catch(() => null);
-  if (!answer?.ok) return null;
-  return new Set((await answer.json()).users.map((user) => String(user.user_id)));
-}
-
-/** Decimal ids travel as numbers, all others as strings. */
-export function wireId(id) {
-  const number = Number(id);
-  return Number.isSafeInteger(number) && String(number) === String(id) ? number : id;
-}
-
-/** Publishes one after the other, so that a "stopped typing" never overtakes its "started". */
-export class Publisher {
-  #stream;
-  #forbidden = null;
-  #last = Promise.resolve();
-
-  /** Publishes as the user of `stream`. */
-  constructor(stream) {
-    this.#stream = stream;
-  }
-
-  publish(subject, payload) {
-    const sent = this.#last.then(() => this.#send(subject, payload));
-    this.#last = sent.catch(() => {});
-    return sent;
-  }
-
-  async #send(subject, payload) {
-    // What a token may not do now it may not do later.
-    if (this.#forbidden) throw this.#forbidden;
-    const answer = await fetch(`/api/v1/bus/${subject}?${this.#stream.claimed}`, {
-      method: "POST",
-      headers: { authorization: `Bearer ${this.#stream.token}`, "content-type": "application/json" },
-      body: JSON.stringify(payload),
-    });
-    if (answer.ok) return;
-    const error = await refusal(answer);
-    if (answer.status === 403) this.#forbidden = error;
-    throw error;
-  }
-}
-
 /**
- * One user's event stream for as long as the page wants it. The browser's EventSource reconnects by itself
- * after a broken connection, but gives up when the server answers with an error, and doesn't notice a peer
- * that went silent; those two cases are handled here.
- *
- * States told to `onState`: connecting, live, reconnecting, stopped (with a reason for the user).
+ * States told to `onState`: connecting, live, polling, reconnecting (with the number of the attempt), stopped (with a
+ * reason to show).
  */
 export class LiveStream {
-  #fetchToken;
-  #demoUser;
+  #session;
   #onEvent;
   #onState;
-  #wanted = false;
-  #source = null;
-  #timer = null;
-  #token = "";
+  #firstEventMs;
+  #closed = new AbortController();
   #lastId = "";
-  #pingMs = DEFAULT_PING_MS;
+  #silenceMs = DEFAULT_PING_MS * SILENT_PINGS;
   #failures = 0;
+  #waitMs = null; // until the next attempt, where the server has said so
+  #renewed = false;
+  #streamsWork = true;
+  #confirmed = null; // the last confirmation
 
-  /** `fetchToken` returns a promise of a token; for a demo user, asking again gives a new one. */
-  constructor({ fetchToken, demoUser, onEvent, onState }) {
-    this.#fetchToken = fetchToken;
-    this.#demoUser = demoUser;
+  constructor({ session, onEvent, onState, firstEventMs = FIRST_EVENT_MS }) {
+    this.#session = session;
     this.#onEvent = onEvent;
     this.#onState = onState;
+    this.#firstEventMs = firstEventMs;
   }
 
-  get token() {
-    return this.#token;
-  }
-
-  /** Who the user claims to be: all there is to go by where authentication is off, and ignored where it is on. */
-  get claimed() {
-    return new URLSearchParams(this.#demoUser ? { user_id: this.#demoUser } : {});
-  }
-
+  /** Runs until it is closed, or the server says that there is no coming back. */
   async open() {
-    this.#wanted = true;
     this.#onState("connecting");
-    await this.#renewAndConnect();
+    while (!this.#gone) {
+      try {
+        if (this.#streamsWork) await this.#stream();
+        else await this.#poll();
+      } catch (error) {
+        if (this.#gone) return;
+        if (this.#isFinal(error)) return this.#stop(error);
+        this.#waitMs = error.retryAfterMs || null;
+      }
+      if (!this.#gone) await this.#rest();
+    }
   }
 
   close() {
-    this.#wanted = false;
-    this.#drop();
+    this.#closed.abort();
   }
 
-  #drop() {
-    clearTimeout(this.#timer);
-    this.#source?.close();
-    this.#source = null;
+  get #gone() {
+    return this.#closed.signal.aborted;
   }
 
-  async #renewAndConnect() {
-    try {
-      this.#token = await this.#fetchToken();
-    } catch (error) {
-      if (!this.#wanted) return;
-      if (error.status) this.#stop(error.message);
-      else this.#retryLater();
-      return;
-    }
-    if (this.#wanted) this.#connect();
+  /** Any signal that ends a request: the page's wish, or the time that an answer may take. */
+  #within(ms) {
+    return AbortSignal.any([this.#closed.signal, AbortSignal.timeout(ms)]);
   }
 
-  #connect() {
-    this.#drop();
-    const query = this.claimed;
-    query.set("access_token", this.#token);
-    if (this.#lastId) query.set("last_event_id", this.#lastId);
-    const source = new EventSource(`/events?${query}`);
-    this.#source = source;
-    source.onmessage = (message) => this.#receive(message);
-    source.onerror = () => {
-      clearTimeout(this.#timer);
-      this.#onState("reconnecting");
-      if (source.readyState === EventSource.CLOSED) this.#refused();
-    };
+  async #stream() {
+    const ticket = await this.#session.ticket(this.#within(ANSWER_MS));
+    const query = { ticket, ...(this.#lastId && { last_event_id: this.#lastId }) };
+    const source = new EventSource(this.#session.address("/events", query));
+    const ended = await this.#listen(source);
+    const refused = source.readyState === EventSource.CLOSED;
+    source.close();
+    if (ended === "held back") this.#streamsWork = false;
+    else if (ended === "broken" && refused) await this.#askWhy();
+    else if (ended?.type === "closing") this.#closing(ended);
   }
 
-  #receive(message) {
-    this.#expectMore();
-    if (message.lastEventId) this.#lastId = message.lastEventId;
-    const event = JSON.parse(message.data);
+  /** Until the stream is broken or silent, held back by something on the way, or says that it is closing. */
+  #listen(source) {
+    return new Promise((resolve) => {
+      let timer = setTimeout(resolve, this.#firstEventMs, "held back");
+      const end = (how) => {
+        clearTimeout(timer);
+        resolve(how);
+      };
+      this.#closed.signal.addEventListener("abort", () => end("closed"), { once: true });
+      source.onerror = () => end("broken");
+      source.onmessage = (message) => {
+        clearTimeout(timer);
+        const event = JSON.parse(message.data);
+        this.#received(event, message.lastEventId);
+        if (event.type === "closing") return end(event);
+        timer = setTimeout(resolve, this.#silenceMs, "silent");
+      };
+    });
+  }
+
+  #received(event, id) {
+    if (this.#gone) return;
+    if (id) this.#lastId = id;
     if (event.type === "connection_confirmed") {
-      this.#failures = 0;
-      this.#pingMs = event.ping_interval_ms || DEFAULT_PING_MS;
-      this.#onState("live");
+      this.#connected("live");
+      this.#silenceMs = (event.ping_interval_ms || DEFAULT_PING_MS) * SILENT_PINGS;
+      this.#confirmed = event;
     }
-    this.#onEvent(event, message.lastEventId);
-    if (event.type === "closing") this.#closing(event);
+    this.#onEvent(event, id);
+  }
+
+  #connected(state) {
+    this.#failures = 0;
+    this.#renewed = false;
+    this.#onState(state);
   }
 
   #closing(event) {
-    const expired = event.reason === "token_expired";
-    if (expired && this.#demoUser) this.#renewAndConnect();
-    else if (expired) this.#stop("The token has expired.");
-    else if (event.reconnect === false) this.#stop("The server ended this stream.");
-  }
-
-  /** A connection can die without a sign; the server's pings are what tells. */
-  #expectMore() {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      this.#onState("reconnecting");
-      this.#connect();
-    }, this.#pingMs * SILENT_PINGS);
-  }
-
-  /** EventSource hides why it was refused, so the same question is asked once more without a body. */
-  async #refused() {
-    const source = this.#source;
-    const answer = await fetch(`/events?${this.claimed}`, {
-      method: "HEAD",
-      headers: { authorization: `Bearer ${this.#token}` },
-    }).catch(() => null);
-    if (source !== this.#source) return;
-    const final = answer?.status >= 400 && answer.status < 500 && answer.status !== TOO_MANY;
-    if (answer?.status === 401 && this.#demoUser && this.#failures === 0) {
-      this.#failures += 1;
-      this.#renewAndConnect();
-    } else if (final) {
-      this.#stop(`The server refused this token${describe(answer)}.`);
-    } else {
-      this.#retryLater(Number(answer?.headers.get("retry-after")) * 1000);
+    this.#waitMs = event.retry_ms ?? null;
+    if (event.reason === "token_expired" && this.#session.canRenew) {
+      this.#session.forgetToken();
+      this.#waitMs = 0;
+    } else if (event.reason === "token_expired") {
+      throw final(t("expired"));
+    } else if (event.reconnect === false) {
+      throw final(t("ended"));
     }
   }
 
-  #retryLater(askedMs) {
-    const backoff = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** this.#failures);
+  /** EventSource hides why it was refused, so the same question is asked once more without a body. */
+  async #askWhy() {
+    const answer = await this.#session.ask("/events", { method: "HEAD", signal: this.#within(ANSWER_MS) });
+    if (!answer.ok) throw await refusal(answer);
+  }
+
+  // Where streams are held back
+
+  async #poll() {
+    let lookMs = LOOK_AGAIN_MS;
+    let lookAt = performance.now() + lookMs;
+    while (!this.#gone) {
+      const query = this.#lastId ? { after: this.#lastId, wait: POLL_SECONDS } : {};
+      const signal = this.#within(POLL_SECONDS * 1000 + ANSWER_MS);
+      const { events, last_id: lastId, gap } = await this.#session.json("/events/poll", { query, signal });
+      if (this.#gone) return;
+      this.#connected("polling");
+      if (!this.#confirmed) this.#confirmed = this.#confirmation();
+      if (gap) this.#onEvent({ type: "gap" }, "");
+      for (const event of events) this.#onEvent(event, "");
+      if (lastId) this.#lastId = lastId;
+      if (performance.now() < lookAt) continue;
+      if (await this.#streamsGetThrough()) {
+        this.#streamsWork = true;
+        this.#waitMs = 0;
+        return;
+      }
+      lookMs = Math.min(LOOK_AGAIN_MAX_MS, lookMs * 2);
+      lookAt = performance.now() + lookMs;
+    }
+  }
+
+  /** Polls do not say who one is and in which chats; the events will. */
+  #confirmation() {
+    const made = { type: "connection_confirmed", user_id: wireId(this.#session.user ?? ""), connected_chats: null, polled: true };
+    this.#onEvent(made, "");
+    return made;
+  }
+
+  async #streamsGetThrough() {
+    const probe = new AbortController();
+    const timer = setTimeout(() => probe.abort(), PROBE_MS);
+    try {
+      const answer = await this.#session.ask("/api/sse/test", { headers: { accept: "text/event-stream" }, signal: probe.signal });
+      return answer.ok && !(await answer.body.getReader().read()).done;
+    } catch {
+      return false;
+    } finally {
+      clearTimeout(timer);
+      probe.abort();
+    }
+  }
+
+  // Coming back
+
+  /** Before the next attempt: as long as the server has asked for, or else a random part of a growing time. */
+  #rest() {
+    const longest = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** this.#failures);
+    const ms = this.#waitMs ?? longest * Math.random();
+    this.#waitMs = null;
     this.#failures += 1;
-    this.#onState("reconnecting");
-    this.#timer = setTimeout(() => this.#renewAndConnect(), (askedMs || backoff) * (0.8 + 0.4 * Math.random()));
+    this.#onState("reconnecting", this.#failures);
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#closed.signal.addEventListener("abort", () => {
+        clearTimeout(timer);
+        resolve();
+      }, { once: true });
+    });
   }
 
-  #stop(reason) {
+  #isFinal(error) {
+    if (error.final) return true;
+    if (error.status === UNAUTHORIZED && this.#session.canRenew && !this.#renewed) {
+      this.#renewed = true;
+      this.#session.forgetToken();
+      return false;
+    }
+    return error.status >= 400 && error.status < 500 && error.status !== TOO_MANY;
+  }
+
+  #stop(error) {
     this.close();
-    this.#onState("stopped", reason);
+    this.#onState("stopped", error.final ? error.message : t("refused", { why: error.why || error.message }));
   }
 }
 
-/** What a refusal says of itself in its challenge (RFC 6750). */
-function describe(answer) {
-  const why = /error_description="([^"]+)"/.exec(answer.headers.get("www-authenticate") ?? "")?.[1];
-  return why ? `: ${why.replace(/\.$/, "")}` : "";
-}
-
-/** A problem+json answer as an Error whose message can be shown. */
-async function refusal(answer) {
-  const problem = await answer.json().catch(() => ({}));
-  const error = new Error(problem.detail || problem.title || `The server answered ${answer.status}.`);
-  error.status = answer.status;
-  return error;
+function final(message) {
+  return Object.assign(new Error(message), { final: true });
 }

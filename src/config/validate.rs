@@ -24,6 +24,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     authorize(config, &mut problems);
     database(config, &mut problems);
     origins(config, &mut problems);
+    sign_in(config, &mut problems);
     keys(config, &mut problems);
     files(config, &mut problems);
     metrics(config, &mut problems);
@@ -325,6 +326,12 @@ fn origins(config: &Config, problems: &mut Vec<Problem>) {
                 .with_value(origin),
             );
         }
+    }
+}
+
+fn sign_in(config: &Config, problems: &mut Vec<Problem>) {
+    if let Err(why) = config.server.check_sign_in() {
+        problems.push(Problem::at("server.sign_in", why).with_value(&config.server.sign_in));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::units::{Period, one_or_more};
 
@@ -34,9 +35,52 @@ pub struct ServerConfig {
     pub drain_timeout: Period,
     /// Whether HTTP/2 is understood without TLS, as proxies speak it to those behind them.
     pub h2c: bool,
+    /// Whether the server's own pages are served.
+    pub pages: bool,
+    /// Where those pages sign users in: a path on this host, or an address; empty where tokens are pasted.
+    pub sign_in: String,
     /// Origins of pages that may read from this server; `*` for any.
     #[serde(deserialize_with = "one_or_more")]
     pub allowed_origins: Vec<String>,
+}
+
+/// Where pages sign users in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SignIn {
+    /// Nowhere, or on this host.
+    Here,
+    /// On a host of this origin.
+    Elsewhere(String),
+}
+
+impl ServerConfig {
+    /// Whether `sign_in` is what it can be.
+    ///
+    /// # Errors
+    /// Says what it can be.
+    pub fn check_sign_in(&self) -> Result<(), &'static str> {
+        self.sign_in().map(|_| ())
+    }
+
+    pub(super) fn sign_in(&self) -> Result<SignIn, &'static str> {
+        let text = self.sign_in.as_str();
+        if text.is_empty() || (text.starts_with('/') && !text.starts_with("//")) {
+            return Ok(SignIn::Here);
+        }
+        match Url::parse(text) {
+            Ok(url)
+                if matches!(url.scheme(), "http" | "https")
+                    && url.username().is_empty()
+                    && url.password().is_none() =>
+            {
+                Ok(SignIn::Elsewhere(url.origin().ascii_serialization()))
+            }
+            _ => Err(
+                "must be empty, a path on this host such as /api/signin, or an address \
+                 https://host/path without credentials",
+            ),
+        }
+    }
 }
 
 impl Default for ServerConfig {
@@ -53,6 +97,8 @@ impl Default for ServerConfig {
             unready_delay: Period::secs(0),
             drain_timeout: Period::secs(30),
             h2c: false,
+            pages: true,
+            sign_in: String::new(),
             allowed_origins: Vec::new(),
         }
     }

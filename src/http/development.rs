@@ -51,6 +51,9 @@ struct Users {
 #[derive(Deserialize, ToSchema)]
 pub(super) struct TokenRequest {
     user_id: UserId,
+    /// Whether the token is one of an administrator.
+    #[serde(default)]
+    admin: bool,
 }
 
 /// A token.
@@ -105,7 +108,7 @@ pub(super) async fn users(
     path = "/api/dev/token",
     operation_id = "demo_token",
     tag = "Development",
-    request_body(content = TokenRequest, example = json!({"user_id": 2})),
+    request_body(content = TokenRequest, example = json!({"user_id": 2, "admin": false})),
     responses(
         (status = 200, description = "A token for that user, which may also publish.", body = TokenAnswer,
             example = json!({"access_token": "eyJ…", "expires_in": 86400})),
@@ -120,7 +123,10 @@ pub(super) async fn token(
 ) -> Result<HttpResponse, ApiError> {
     let development = allowed(&request, &development)?;
     let mut claims = Map::new();
-    claims.insert("notify".to_owned(), json!({ "publish": ["*"] }));
+    claims.insert(
+        "notify".to_owned(),
+        json!({ "publish": ["*"], "admin": wanted.admin }),
+    );
     let access_token = development
         .signer
         .sign(&wanted.user_id, TOKEN_TTL, claims)

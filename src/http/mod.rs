@@ -25,6 +25,7 @@ mod poll;
 mod probe;
 mod rate;
 mod receipts;
+mod rejections;
 mod routes;
 mod stats;
 mod stream;
@@ -38,6 +39,7 @@ pub use development::Development;
 pub use error::ApiError;
 pub use health::Health;
 pub use metrics::{Exporter, Metrics, MetricsConfig, configure_metrics};
+pub use pages::Pages;
 pub use rate::PublishRate;
 
 use crate::acknowledgements::Acknowledgements;
@@ -54,6 +56,7 @@ use crate::membership::Membership;
 use crate::messages::Messages;
 use crate::peers::Peers;
 use crate::presence::Presence;
+use crate::rejections::Rejections;
 use crate::source::notify::Notifications;
 use crate::source::outbox::Wake;
 
@@ -100,12 +103,16 @@ pub struct Parts {
     pub peers: Peers,
     /// Knows who is online.
     pub presence: Presence,
+    /// Knows what was no event.
+    pub rejections: Rejections,
     /// Says how much may be published.
     pub rate: PublishRate,
     /// Counts what the HTTP layer does.
     pub metrics: Metrics,
     /// Writes all metrics out, unless a port of their own does.
     pub exporter: Option<Exporter>,
+    /// The pages, and whether they are served.
+    pub pages: Pages,
     /// Says how the server is doing.
     pub health: Health,
     /// What takes a certificate of the client.
@@ -134,7 +141,9 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.authorizer))
         .app_data(Data::new(parts.peers))
         .app_data(Data::new(parts.presence))
+        .app_data(Data::new(parts.rejections))
         .app_data(Data::new(parts.rate))
+        .app_data(Data::new(parts.pages))
         .app_data(Data::new(parts.metrics))
         .app_data(Data::new(parts.exporter))
         .app_data(Data::new(parts.health))

@@ -1,54 +1,197 @@
-//! The pages that the binary carries.
+//! The pages that the binary carries: a chat, a diagnosis for who sees no data, an overview for administrators, and
+//! the description of the interface. They are text that the binary was built with; what they show they ask the server for, as any
+//! client does.
+
+use std::sync::Arc;
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY};
 use actix_web::http::header::{X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
-use actix_web::web::Path;
+use actix_web::web::{Data, Path};
+use serde::Serialize;
 
+use super::ServerConfig;
+use super::config::SignIn;
 use super::error::ApiError;
 use super::openapi::ForUnknown;
 
-/// Nothing from anywhere else, nothing inline.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
 
-const INDEX: &str = include_str!("../../web/index.html");
-
+const CHAT: &str = include_str!("../../web/index.html");
+const DIAGNOSTIC: &str = include_str!("../../web/diagnostic.html");
+const ADMIN: &str = include_str!("../../web/admin.html");
 const DOCS: &str = include_str!("../../web/docs.html");
 
 /// What streams carry, and what is published on NATS.
 const ASYNCAPI: &str = include_str!("../../docs/asyncapi.yaml");
 
-const PAGE: &str = "text/html; charset=utf-8";
-const SCRIPT: &str = "text/javascript; charset=utf-8";
-const STYLE: &str = "text/css; charset=utf-8";
+/// The asset that is made from the configuration.
+const SETTINGS: &str = "settings.json";
+
+/// Name, media type and content of a file in `web/`.
+macro_rules! asset {
+    ($name:literal, $media_type:expr) => {
+        (
+            $name,
+            $media_type,
+            include_bytes!(concat!("../../web/", $name)).as_slice(),
+        )
+    };
+}
 
 /// Name, media type and content.
-const ASSETS: [(&str, &str, &str); 8] = [
-    ("app.js", SCRIPT, include_str!("../../web/app.js")),
-    ("stream.js", SCRIPT, include_str!("../../web/stream.js")),
-    ("view.js", SCRIPT, include_str!("../../web/view.js")),
-    ("style.css", STYLE, include_str!("../../web/style.css")),
-    ("docs.js", SCRIPT, include_str!("../../web/docs.js")),
-    ("markdown.js", SCRIPT, include_str!("../../web/markdown.js")),
-    ("docs.css", STYLE, include_str!("../../web/docs.css")),
-    (
-        "icon.svg",
-        "image/svg+xml",
-        include_str!("../../web/icon.svg"),
-    ),
+const ASSETS: [(&str, &str, &[u8]); 31] = [
+    asset!("style.css", STYLE),
+    asset!("chat.css", STYLE),
+    asset!("diagnostic.css", STYLE),
+    asset!("admin.css", STYLE),
+    asset!("dom.js", SCRIPT),
+    asset!("i18n.js", SCRIPT),
+    asset!("words.js", SCRIPT),
+    asset!("words-chat.js", SCRIPT),
+    asset!("words-diagnostic.js", SCRIPT),
+    asset!("words-admin.js", SCRIPT),
+    asset!("api.js", SCRIPT),
+    asset!("stream.js", SCRIPT),
+    asset!("sign-in.js", SCRIPT),
+    asset!("app.js", SCRIPT),
+    asset!("view.js", SCRIPT),
+    asset!("media.js", SCRIPT),
+    asset!("picture.js", SCRIPT),
+    asset!("messages.js", SCRIPT),
+    asset!("diagnostic.js", SCRIPT),
+    asset!("checks.js", SCRIPT),
+    asset!("probe.js", SCRIPT),
+    asset!("admin.js", SCRIPT),
+    asset!("chart.js", SCRIPT),
+    asset!("docs.js", SCRIPT),
+    asset!("markdown.js", SCRIPT),
+    asset!("docs.css", STYLE),
+    asset!("icon.svg", "image/svg+xml"),
+    asset!("sample.svg", "image/svg+xml"),
+    asset!("sample.wav", "audio/wav"),
+    asset!("sample.webm", "video/webm"),
+    asset!("sample.txt", "text/plain; charset=utf-8"),
 ];
 
-/// The demo page
+/// Whether the pages are served, and what they may ask besides this host. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Pages(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    served: bool,
+    policy: String,
+    settings: Settings,
+}
+
+/// What the pages have to know.
+#[derive(Debug, Serialize)]
+struct Settings {
+    /// Where users sign in; empty where tokens are pasted.
+    sign_in: String,
+    version: &'static str,
+}
+
+impl Pages {
+    /// As configured.
+    #[must_use]
+    pub fn new(config: &ServerConfig) -> Self {
+        // It was validated; what can't be understood opens nothing.
+        let origin = match config.sign_in() {
+            Ok(SignIn::Elsewhere(origin)) => Some(origin),
+            _ => None,
+        };
+        Self(Arc::new(Inner {
+            served: config.pages,
+            policy: policy(origin.as_deref()),
+            settings: Settings {
+                sign_in: config.sign_in.clone(),
+                version: env!("CARGO_PKG_VERSION"),
+            },
+        }))
+    }
+
+    fn page(&self, media_type: &str, content: &'static [u8]) -> Result<HttpResponse, ApiError> {
+        let mut answer = self.answer()?;
+        Ok(answer.content_type(media_type).body(content))
+    }
+
+    fn answer(&self) -> Result<actix_web::HttpResponseBuilder, ApiError> {
+        if !self.0.served {
+            return Err(ApiError::NotFound);
+        }
+        let mut answer = HttpResponse::Ok();
+        answer
+            .insert_header((CACHE_CONTROL, "no-cache"))
+            .insert_header((CONTENT_SECURITY_POLICY, self.0.policy.as_str()))
+            // A token in the address must not travel to a linked page.
+            .insert_header((REFERRER_POLICY, "no-referrer"))
+            .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
+            .insert_header((X_FRAME_OPTIONS, "DENY"));
+        Ok(answer)
+    }
+}
+
+/// Nothing from anywhere else, nothing inline, and no text that becomes markup. Only where users sign in may
+/// be elsewhere.
+fn policy(sign_in: Option<&str>) -> String {
+    let also = sign_in.map_or(String::new(), |origin| format!(" {origin}"));
+    format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
+         media-src 'self' blob:; connect-src 'self'{also}; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+}
+
+/// The chat
 #[utoipa::path(
     get,
     path = "/",
     operation_id = "index",
     tag = "Pages",
-    responses((status = 200, description = "A page that shows a user's stream", body = String, content_type = "text/html")),
+    responses((status = 200, description = "A page that shows a user's stream", body = String, content_type = "text/html"), ForUnknown),
 )]
-pub(super) async fn index() -> HttpResponse {
-    page(PAGE, INDEX)
+pub(super) async fn chat(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
+    pages.page(HTML, CHAT.as_bytes())
+}
+
+/// The chat, by another name
+#[utoipa::path(
+    get,
+    path = "/sse-demo",
+    operation_id = "sse_demo",
+    tag = "Pages",
+    responses((status = 200, description = "The same page as at `/`", body = String, content_type = "text/html"), ForUnknown),
+)]
+pub(super) async fn demo(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
+    pages.page(HTML, CHAT.as_bytes())
+}
+
+/// The diagnosis
+#[utoipa::path(
+    get,
+    path = "/diagnostic",
+    operation_id = "diagnostic",
+    tag = "Pages",
+    responses((status = 200, description = "A page that finds out why a browser sees no events", body = String, content_type = "text/html"), ForUnknown),
+)]
+pub(super) async fn diagnostic(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
+    pages.page(HTML, DIAGNOSTIC.as_bytes())
+}
+
+/// The overview for administrators
+#[utoipa::path(
+    get,
+    path = "/admin",
+    operation_id = "admin",
+    tag = "Pages",
+    responses((status = 200, description = "A page that shows who is connected; what it shows takes the claim `notify.admin`", body = String, content_type = "text/html"), ForUnknown),
+)]
+pub(super) async fn admin(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
+    pages.page(HTML, ADMIN.as_bytes())
 }
 
 /// The page that shows this document
@@ -57,10 +200,10 @@ pub(super) async fn index() -> HttpResponse {
     path = "/docs",
     operation_id = "docs",
     tag = "Pages",
-    responses((status = 200, description = "This document, to read", body = String, content_type = "text/html")),
+    responses((status = 200, description = "This document, to read", body = String, content_type = "text/html"), ForUnknown),
 )]
-pub(super) async fn docs() -> HttpResponse {
-    page(PAGE, DOCS)
+pub(super) async fn docs(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
+    pages.page(HTML, DOCS.as_bytes())
 }
 
 /// What streams carry
@@ -74,7 +217,11 @@ pub(super) async fn docs() -> HttpResponse {
     responses((status = 200, description = "AsyncAPI 3.0", body = serde_json::Map<String, serde_json::Value>, content_type = "application/yaml")),
 )]
 pub(super) async fn asyncapi() -> HttpResponse {
-    page("application/yaml", ASYNCAPI)
+    HttpResponse::Ok()
+        .content_type("application/yaml")
+        .insert_header((CACHE_CONTROL, "no-cache"))
+        .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .body(ASYNCAPI)
 }
 
 /// What the pages are made of
@@ -88,25 +235,23 @@ pub(super) async fn asyncapi() -> HttpResponse {
         (status = 200, description = "The file", content(
             (String = "text/css"),
             (String = "text/javascript"),
+            (String = "text/plain"),
+            (serde_json::Value = "application/json"),
             (String = "image/svg+xml"),
+            (String = "audio/wav"),
+            (String = "video/webm"),
         )),
         ForUnknown,
     ),
 )]
-pub(super) async fn asset(name: Path<String>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn asset(
+    name: Path<String>,
+    pages: Data<Pages>,
+) -> Result<HttpResponse, ApiError> {
+    if *name == SETTINGS {
+        return Ok(pages.answer()?.json(&pages.0.settings));
+    }
     let found = ASSETS.iter().find(|(asset, ..)| *asset == name.as_str());
     let (_, media_type, content) = found.ok_or(ApiError::NotFound)?;
-    Ok(page(media_type, content))
-}
-
-fn page(media_type: &str, content: &'static str) -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type(media_type)
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((CONTENT_SECURITY_POLICY, POLICY))
-        // A token in the address must not travel to a linked page.
-        .insert_header((REFERRER_POLICY, "no-referrer"))
-        .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((X_FRAME_OPTIONS, "DENY"))
-        .body(content)
+    pages.page(media_type, content)
 }

@@ -9,7 +9,7 @@ use actix_web::{HttpResponse, Resource};
 
 use super::error::ApiError;
 use super::{bus, channels, connections, development, events, health, history, messages, metrics};
-use super::{online, openapi, pages, poll, probe, receipts, stats};
+use super::{online, openapi, pages, poll, probe, receipts, rejections, stats};
 
 /// An address.
 pub(super) struct Route {
@@ -75,6 +75,7 @@ pub(super) fn table() -> Vec<Route> {
                 .route(web::head().to(history::read))
         }),
         readable_stream("/api/sse/messages", || web::to(channels::messages)),
+        readable("/api/v1/rejections", || web::to(rejections::list)),
         readable("/api/sse/test", || web::to(probe::test)),
         readable("/api/sse/stats", || web::to(stats::sse_stats)),
         readable("/api/dev/users", || web::to(development::users)),
@@ -85,7 +86,10 @@ pub(super) fn table() -> Vec<Route> {
         readable("/ready", || web::to(health::ready)),
         readable("/health", || web::to(health::health)),
         readable("/metrics", || web::to(metrics::metrics)),
-        readable("/", || web::to(pages::index)),
+        readable("/", || web::to(pages::chat)),
+        readable("/sse-demo", || web::to(pages::demo)),
+        readable("/diagnostic", || web::to(pages::diagnostic)),
+        readable("/admin", || web::to(pages::admin)),
         readable("/assets/{name}", || web::to(pages::asset)),
         readable("/openapi.json", || web::to(openapi::document)),
         readable("/asyncapi.yaml", || web::to(pages::asyncapi)),

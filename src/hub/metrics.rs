@@ -13,7 +13,7 @@ use super::admission::Refusal;
 use super::inspect::Transport;
 use super::notice::End;
 use super::replay::Replay;
-use crate::histogram::Histogram;
+use crate::histogram::{Bucket, Histogram};
 
 /// Counters shared by all shards.
 #[derive(Debug, Clone, Default)]
@@ -61,7 +61,7 @@ struct Outcome {
 }
 
 /// What an instance has done since it began.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Totals {
     /// Events handed to connections, once per session.
     pub events: u64,
@@ -69,6 +69,9 @@ pub struct Totals {
     pub bytes: u64,
     /// Sessions that ended because their client read too slowly.
     pub slow_consumers: u64,
+    /// How many events took how long from the log to a connection, once per session.
+    #[serde(default)]
+    pub delivery: Vec<Bucket>,
 }
 
 impl Metrics {
@@ -82,6 +85,7 @@ impl Metrics {
             events: self.delivered.get(),
             bytes: self.bytes.get(),
             slow_consumers: Transport::ALL.into_iter().map(slow).sum(),
+            delivery: self.latency.buckets(),
         }
     }
 

@@ -10,18 +10,22 @@ import readline from "node:readline";
 import { setInterval } from "node:timers/promises";
 import { promisify } from "node:util";
 
+/** Where pictures of pages are kept. */
+export const SCREENSHOTS = process.env.SCREENSHOTS ?? path.join(import.meta.dirname, "../../target/screenshots");
+
 const BINARY = path.resolve(
   process.env.NOTIFY_SERVER_BIN ?? path.join(import.meta.dirname, "../../target/debug/notify-server"),
 );
 const READY_MS = 20_000;
 const POLL_MS = 20;
 
-// A short retry, so that a page finds its way back soon after a restart.
+// A short retry, so that a page finds its way back soon after a restart, and pings that come soon.
 const CONFIG = `
 mode: development
 data_dir: data
 `;
 const STREAM = "retry: 200ms";
+const PINGS = "ping_interval: 3s";
 
 export class Server {
   #folder;
@@ -31,7 +35,7 @@ export class Server {
   #output = [];
 
   /** `nats` is an address; `stream` and `more` are lines of the configuration. */
-  static async start({ nats, stream = "", more = "" } = {}) {
+  static async start({ nats, stream = PINGS, more = "" } = {}) {
     const server = new Server();
     server.#flags = nats ? ["--nats", nats] : [];
     server.#folder = await mkdtemp(path.join(tmpdir(), "notify-server-browser-"));
@@ -90,6 +94,17 @@ export class Server {
   /** Publishes as a backend would, on the command line. */
   publish(subject, payload) {
     return this.run("publish", subject, JSON.stringify(payload), "--server", this.url);
+  }
+
+  /** Publishes many, one after the other, over HTTP. */
+  async publishAll(subject, payloads) {
+    const json = { "content-type": "application/json" };
+    const asked = await fetch(`${this.url}/api/dev/token`, { method: "POST", headers: json, body: JSON.stringify({ user_id: 1 }) });
+    const headers = { ...json, authorization: `Bearer ${(await asked.json()).access_token}` };
+    for (const payload of payloads) {
+      const answer = await fetch(`${this.url}/api/v1/bus/${subject}`, { method: "POST", headers, body: JSON.stringify(payload) });
+      if (!answer.ok) throw new Error(`${answer.status}: ${await answer.text()}`);
+    }
   }
 
   // Nothing of the developer's own settings may reach the tests.

@@ -1,13 +1,17 @@
 // A real Chromium, and windows in it that note everything which must not happen on the page.
 
 import assert from "node:assert/strict";
-import { accessSync, constants, readFileSync } from "node:fs";
+import { accessSync, constants, mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { chromium } from "playwright-core";
+import { SCREENSHOTS } from "./server.mjs";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const WAIT_MS = 15_000;
+
+// What a server may have or not, or not for this chat; a page finds out by asking, of which browsers complain.
+const OPTIONAL = /\/(api\/messages|online-users)(\?|$)/;
 
 // As root there is no sandbox, and without the rest Chromium calls its maker at every start.
 const FLAGS = [
@@ -36,7 +40,7 @@ function chromiumPath() {
 
 /** Opens a window with cookies, storage and connections of its own. */
 export async function openWindow(browser, url, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", ...options });
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", locale: "en-GB", ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(WAIT_MS);
   const window = new Window(context, page);
@@ -56,6 +60,7 @@ class Window {
 
   async watch() {
     this.page.on("console", (message) => {
+      if (OPTIONAL.test(message.location().url) && /status of (403|404|501)/.test(message.text())) return;
       if (["error", "warning"].includes(message.type())) this.#complaints.push(`console: ${message.text()}`);
     });
     this.page.on("pageerror", (error) => this.#complaints.push(`error: ${error.message}`));
@@ -89,6 +94,19 @@ class Window {
   /** How many events of a type have arrived. */
   logged(type) {
     return this.page.locator(`[data-testid=log-entry][data-type=${type}]`).count();
+  }
+
+  /** Keeps a picture of the page, all of it where it is longer than the window. */
+  async picture(name, options) {
+    mkdirSync(SCREENSHOTS, { recursive: true });
+    await this.page.screenshot({ path: path.join(SCREENSHOTS, `${name}.png`), ...options });
+  }
+
+  /** Fails where the page scrolls sideways. */
+  async fits() {
+    const { scroll, client } = await this.page.evaluate(() =>
+      ({ scroll: document.documentElement.scrollWidth, client: document.documentElement.clientWidth }));
+    assert.equal(scroll, client, "the page must not scroll sideways");
   }
 
   async accessible() {

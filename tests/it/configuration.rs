@@ -285,6 +285,14 @@ async fn impossible_values_are_found() {
             "server: {allowed_origins: [chat.example.com]}",
             "server.allowed_origins",
         ),
+        (
+            "server: {sign_in: //chat.example.com/signin}",
+            "server.sign_in",
+        ),
+        (
+            "server: {sign_in: \"javascript:alert(1)\"}",
+            "server.sign_in",
+        ),
     ] {
         unsaid.extend(missing_words(&with_database(text), &[key]).await);
     }

@@ -44,6 +44,7 @@ mod openapi;
 mod operations;
 mod outbox;
 mod outbox_faults;
+mod pages;
 mod poll;
 mod presence;
 mod proxies;

@@ -26,7 +26,7 @@ use refusals::Shared;
 use security::Schemes;
 
 use super::{bus, channels, connections, development, events, health, history, messages, metrics};
-use super::{online, pages, poll, probe, receipts, stats};
+use super::{online, pages, poll, probe, receipts, rejections, stats};
 
 /// What is true of all endpoints.
 const ABOUT: &str = "\
@@ -88,11 +88,15 @@ is answered with `Allow`, and any other method with 405 and the same header.
         connections::end,
         connections::active,
         connections::listeners,
+        rejections::list,
         health::live,
         health::ready,
         health::health,
         metrics::metrics,
-        pages::index,
+        pages::chat,
+        pages::demo,
+        pages::diagnostic,
+        pages::admin,
         pages::docs,
         pages::asset,
         pages::asyncapi,

@@ -1,0 +1,46 @@
+//! `/api/v1/rejections`: what came from the bus and was no event. For tokens with the claim `notify.admin`.
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::credentials::Admin;
+use super::openapi::ForToken;
+use crate::peers::Peers;
+use crate::rejections::{Rejected, Rejections};
+
+/// What was no event, the newest first.
+#[derive(Serialize, ToSchema)]
+struct Rejecteds {
+    /// At most 100.
+    rejections: Vec<Rejected>,
+    /// Which instance has seen them.
+    instance: String,
+}
+
+/// What was no event
+///
+/// The last payloads from the bus that were rejected, as the instance that answers has seen them. All instances see
+/// the same.
+#[utoipa::path(
+    get,
+    path = "/api/v1/rejections",
+    operation_id = "rejections",
+    tag = "Operations",
+    responses(
+        (status = 200, description = "The newest first.", body = Rejecteds,
+            example = json!({"rejections": [{"at": "2026-11-20T15:10:00.123Z", "reason": "not_json", "problem": "the payload is not JSON: expected value at line 1 column 1", "subject": "fechatter.realtime.chat.5", "payload": "hello"}], "instance": "notify-0"})),
+        ForToken,
+    ),
+)]
+pub(super) async fn list(
+    _: Admin,
+    rejections: Data<Rejections>,
+    peers: Data<Peers>,
+) -> HttpResponse {
+    HttpResponse::Ok().json(Rejecteds {
+        rejections: rejections.list(),
+        instance: peers.instance().to_owned(),
+    })
+}

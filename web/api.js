@@ -1,0 +1,142 @@
+// Requests to the server in a user's name. Knows nothing of the document, and never puts a token into an address.
+
+import { t } from "./i18n.js";
+
+/** What the server says that the pages have to know. */
+export async function settings() {
+  const answer = await fetch("/assets/settings.json").catch(() => null);
+  return answer?.ok ? answer.json() : { sign_in: "", version: "" };
+}
+
+/** The demo users, and chats where their names are told; null outside development mode. */
+export async function demoData() {
+  const answer = await fetch("/api/dev/users").catch(() => null);
+  return answer?.ok ? answer.json() : null;
+}
+
+/** A short-lived token for a demo user; development mode only. */
+async function demoToken(userId, admin) {
+  const answer = await post("/api/dev/token", { user_id: wireId(userId), admin });
+  return (await answer.json()).access_token;
+}
+
+/** Asks a sign-in endpoint for a token. */
+export async function signInAt(address, name, password) {
+  const answer = await post(address, { username: name, email: name, password });
+  const body = await answer.json().catch(() => ({}));
+  const token = [body, body.data ?? {}].flatMap((part) => [part.access_token, part.token, part.jwt]).find((text) => typeof text === "string");
+  if (!token) throw new Error(t("endpointNoToken"));
+  return token;
+}
+
+async function post(address, body) {
+  const answer = await fetch(address, {
+    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
+  }).catch(() => { throw new Error(t("unreachable")); });
+  if (!answer.ok) throw await refusal(answer);
+  return answer;
+}
+
+/** Decimal ids travel as numbers, all others as strings. */
+export function wireId(id) {
+  const number = Number(id);
+  return Number.isSafeInteger(number) && String(number) === String(id) ? number : id;
+}
+
+/** The claims of a token, which are not verified; null for what is no token. */
+export function claimsOf(token) {
+  const part = (index) => {
+    const text = token.split(".")[index].replaceAll("-", "+").replaceAll("_", "/");
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))));
+  };
+  try {
+    const parts = { header: part(0), claims: part(1) };
+    return parts.header && parts.claims && typeof parts.claims === "object" && token.split(".").length === 3 ? parts : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Whom a token speaks for, by the claims that servers look at where nothing else is configured. */
+export function userOf(token) {
+  const claims = claimsOf(token)?.claims ?? {};
+  return [claims.user?.id, claims.user_id, claims.id, claims.sub].find((id) => ["string", "number"].includes(typeof id));
+}
+
+/** A signed-in user. */
+export class Session {
+  #token = null;
+  #fetchToken;
+
+  /** With a token that was given, or as a demo user, who can have a new one at any time. */
+  constructor({ token = null, demoUser = null, admin = false }) {
+    this.#token = token;
+    this.demoUser = demoUser;
+    // What administrators ask may be about users, by the same parameter.
+    this.claims = demoUser && !admin ? { user_id: demoUser } : {};
+    this.#fetchToken = demoUser ? () => demoToken(demoUser, admin) : null;
+  }
+
+  get canRenew() {
+    return Boolean(this.#fetchToken);
+  }
+
+  /** Whom the token speaks for, as far as that can be told from it; null before there is one. */
+  get user() {
+    const user = this.demoUser ?? userOf(this.#token ?? "");
+    return user === undefined ? null : String(user);
+  }
+
+  async token() {
+    this.#token ??= await this.#fetchToken();
+    return this.#token;
+  }
+
+  /** The next request asks for a new token. */
+  forgetToken() {
+    if (this.#fetchToken) this.#token = null;
+  }
+
+  /** Who the user claims to be: all there is to go by where authentication is off, and ignored where it is on. */
+  address(path, query = {}) {
+    const all = new URLSearchParams({ ...this.claims, ...query });
+    return all.size ? `${path}?${all}` : path;
+  }
+
+  /** The answer to a request, whatever it is; rejects where there is none. */
+  async ask(path, { method = "GET", query, body, headers = {}, signal } = {}) {
+    const token = await this.token();
+    const sent = { authorization: `Bearer ${token}`, ...headers };
+    if (body !== undefined) sent["content-type"] = "application/json";
+    return fetch(this.address(path, query), {
+      method, signal, cache: "no-store", headers: sent, body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  }
+
+  /** The answer as JSON; a refusal is an error with words to show. */
+  async json(path, options) {
+    const answer = await this.ask(path, options);
+    if (!answer.ok) throw await refusal(answer);
+    return answer.status === 204 ? null : answer.json();
+  }
+
+  /** A ticket that opens one stream. */
+  async ticket(signal) {
+    return (await this.json("/events/ticket", { method: "POST", signal })).ticket;
+  }
+}
+
+/** A problem+json answer as an Error whose message can be shown. */
+export async function refusal(answer) {
+  const problem = await answer.json().catch(() => ({}));
+  const error = new Error(problem.detail || problem.title || t("answered", { status: answer.status }));
+  error.status = answer.status;
+  error.retryAfterMs = Number(answer.headers.get("retry-after")) * 1000 || 0;
+  error.why = challengeOf(answer);
+  return error;
+}
+
+/** What a refusal says of itself in its challenge (RFC 6750). */
+export function challengeOf(answer) {
+  return /error_description="([^"]+)"/.exec(answer.headers.get("www-authenticate") ?? "")?.[1] ?? "";
+}
