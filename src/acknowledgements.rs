@@ -1,11 +1,8 @@
 //! Who has acknowledged which message. A message that asks for it is noted when it is sent; those it is
 //! for say when they have dealt with it; whoever sent it can see who has. Kept as long as the log.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::bus::{Bucket, BucketError};
 use crate::event::{Channel, Timestamp, UserId};
@@ -15,7 +12,7 @@ const RECEIPTS: usize = 5_000;
 
 /// The acknowledgements of all messages. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Acknowledgements(Arc<Bucket>);
+pub struct Acknowledgements(Bucket);
 
 /// A message that asks to be acknowledged.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -65,7 +62,7 @@ impl Acknowledgements {
     /// Kept in a bucket.
     #[must_use]
     pub fn new(bucket: Bucket) -> Self {
-        Self(Arc::new(bucket))
+        Self(bucket)
     }
 
     /// Notes that a message asks to be acknowledged. The same message may be noted again.
@@ -85,7 +82,11 @@ impl Acknowledgements {
             per_device,
             receipts: Vec::new(),
         };
-        match self.0.write(&key(message), encode(&asked), None).await {
+        match self
+            .0
+            .write(&Bucket::key(message), encode(&asked), None)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(BucketError::Changed) => {
                 let known = self.of(message).await?;
@@ -101,7 +102,7 @@ impl Acknowledgements {
     /// # Errors
     /// It is not known; the record can't be read.
     pub async fn of(&self, message: &str) -> Result<Asked, AckError> {
-        let record = self.0.read(&key(message)).await?;
+        let record = self.0.read(&Bucket::key(message)).await?;
         let record = record.ok_or(AckError::Unknown)?;
         decode(&record.value)
     }
@@ -133,16 +134,9 @@ impl Acknowledgements {
             });
             Ok((Some(encode(&asked)), ()))
         };
-        self.0.modify(&key(message), change).await?;
+        self.0.modify(&Bucket::key(message), change).await?;
         Ok(())
     }
-}
-
-/// Ids of messages are any text, keys are not.
-fn key(message: &str) -> String {
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, message.as_bytes())
-        .simple()
-        .to_string()
 }
 
 fn decode(record: &[u8]) -> Result<Asked, AckError> {

@@ -1,9 +1,8 @@
 //! The tasks that publish what comes from the database.
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
-use super::{BuildError, RunError, spawn};
+use super::{BuildError, Tasks};
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::database::Database;
@@ -29,7 +28,7 @@ impl Sources<'_> {
         metrics: &Metrics,
         hub: &Hub,
         refresh: Refresh,
-        tasks: &mut JoinSet<RunError>,
+        tasks: &mut Tasks,
     ) -> Result<Notifications, BuildError> {
         let (notifications, listen, publish, missed) = NotifyTask::new(
             self.database.clone(),
@@ -39,13 +38,9 @@ impl Sources<'_> {
             self.wake.clone(),
             metrics.notify.clone(),
         );
-        spawn(tasks, "the listening task", listen.run());
-        spawn(tasks, "the notifications task", publish.run());
-        spawn(
-            tasks,
-            "the task for gaps",
-            tell(missed, hub.clone(), refresh),
-        );
+        tasks.spawn("the listening task", listen.run());
+        tasks.spawn("the notifications task", publish.run());
+        tasks.spawn("the task for gaps", tell(missed, hub.clone(), refresh));
         if config.source.outbox {
             let outbox = OutboxTask::new(
                 self.database.clone(),
@@ -55,7 +50,7 @@ impl Sources<'_> {
                 (self.wake.clone(), notifications.clone()),
                 metrics.outbox.clone(),
             );
-            spawn(tasks, "the outbox task", outbox.run());
+            tasks.spawn("the outbox task", outbox.run());
         }
         Ok(notifications)
     }

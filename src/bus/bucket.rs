@@ -1,5 +1,6 @@
 //! Small records that all instances share: a JetStream key-value bucket, or this process's memory.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::nats::jetstream::{JetStreamConfig, Storage};
 
@@ -113,6 +115,14 @@ impl Bucket {
             store: OnceCell::new(),
             failed: Mutex::default(),
         })))
+    }
+
+    /// The key of a name: names are any text, keys are not.
+    #[must_use]
+    pub fn key(name: impl Display) -> String {
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, name.to_string().as_bytes())
+            .simple()
+            .to_string()
     }
 
     /// What stands at a key.
@@ -264,7 +274,7 @@ impl JetStream {
     }
 }
 
-async fn timely<T, E: std::fmt::Display>(
+async fn timely<T, E: Display>(
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, BucketError> {
     match timeout(PATIENCE, answer).await {

@@ -56,14 +56,13 @@ pub(super) async fn stream(
     request: HttpRequest,
     ForStream(identity): ForStream,
     parameters: Query<Parameters>,
-    (parts, authorizer): (Parts, Data<Authorizer>),
+    parts: (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     // As it was sent: once decoded, a comma within an id could not be told from one between two
     // channels.
     let names = request.uri().path().strip_prefix(STREAM).unwrap_or("");
     let channels = parse(names)?;
-    let channels = permitted(&identity, channels, &authorizer).await?;
-    open(&request, &identity, channels, parameters, parts).await
+    open((&request, &identity), channels, parameters, parts).await
 }
 
 /// A stream of a user's own channel
@@ -83,11 +82,10 @@ pub(super) async fn user(
     ForStream(identity): ForStream,
     id: Path<String>,
     parameters: Query<Parameters>,
-    (parts, authorizer): (Parts, Data<Authorizer>),
+    parts: (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     let channels = vec![channel(&format!("user:{id}"))?];
-    let channels = permitted(&identity, channels, &authorizer).await?;
-    open(&request, &identity, channels, parameters, parts).await
+    open((&request, &identity), channels, parameters, parts).await
 }
 
 /// A stream of a service's channel
@@ -107,11 +105,10 @@ pub(super) async fn service(
     ForStream(identity): ForStream,
     name: Path<String>,
     parameters: Query<Parameters>,
-    (parts, authorizer): (Parts, Data<Authorizer>),
+    parts: (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     let channels = vec![channel(&format!("service:{name}"))?];
-    let channels = permitted(&identity, channels, &authorizer).await?;
-    open(&request, &identity, channels, parameters, parts).await
+    open((&request, &identity), channels, parameters, parts).await
 }
 
 /// A stream of a session's channel
@@ -131,11 +128,10 @@ pub(super) async fn session(
     ForStream(identity): ForStream,
     id: Path<String>,
     parameters: Query<Parameters>,
-    (parts, authorizer): (Parts, Data<Authorizer>),
+    parts: (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     let channels = vec![channel(&format!("session:{id}"))?];
-    let channels = permitted(&identity, channels, &authorizer).await?;
-    open(&request, &identity, channels, parameters, parts).await
+    open((&request, &identity), channels, parameters, parts).await
 }
 
 /// A stream of a session's messages
@@ -155,7 +151,7 @@ pub(super) async fn messages(
     ForStream(identity): ForStream,
     session: Query<Session>,
     parameters: Query<Parameters>,
-    (parts, authorizer): (Parts, Data<Authorizer>),
+    parts: (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
     let Some(id) = &session.id else {
         return Err(ApiError::Invalid {
@@ -164,18 +160,17 @@ pub(super) async fn messages(
         });
     };
     let channels = vec![session_channel(id)?];
-    let channels = permitted(&identity, channels, &authorizer).await?;
-    open(&request, &identity, channels, parameters, parts).await
+    open((&request, &identity), channels, parameters, parts).await
 }
 
+/// Opens a stream of channels, if its client may listen on all of them.
 async fn open(
-    request: &HttpRequest,
-    identity: &Identity,
-    channels: NamedChannels,
+    (request, identity): (&HttpRequest, &Identity),
+    channels: Vec<Channel>,
     parameters: Query<Parameters>,
-    parts: Parts,
+    (parts, authorizer): (Parts, Data<Authorizer>),
 ) -> Result<HttpResponse, ApiError> {
-    let scope = Scope::Named(channels);
+    let scope = Scope::Named(permitted(identity, channels, &authorizer).await?);
     // Clients of channels listen for the types that they know.
     let wanted = Wanted::sse(scope, true, parameters.into_inner());
     stream::open(request, identity, wanted, parts).await

@@ -2,12 +2,11 @@
 //!
 //! The answer comes when the log has the message, with its place there, and never before.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::web::{Bytes, Data, Query};
+use actix_web::web::{Bytes, Query};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,18 +15,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::connections::Instances;
 use super::credentials::Publisher;
+use super::desk::{Accepted, Desk, Parts};
 use super::error::{self, ApiError};
-use super::metrics::Metrics;
 use super::openapi::{Batch, Broadcast, ForBody, ForConflict, ForRate, ForToken, Message};
 use super::outgoing::{IdempotencyKey, IdempotencyKeyHeader, Outgoing};
-use super::rate::PublishRate;
-use crate::acknowledgements::{AckError, Acknowledgements};
-use crate::auth::Identity;
-use crate::bus::{Bus, Submitted};
-use crate::event::decode::Rules;
-use crate::event::{Timestamp, UserId};
-use crate::inbox::{Durable, Inbox, Sending};
-use crate::peers::Peers;
+use crate::event::UserId;
 
 /// The most messages of a batch.
 const MAX_BATCH: usize = 1_000;
@@ -44,28 +36,9 @@ static WAITS: Semaphore = Semaphore::const_new(64);
 /// Messages of a batch that are published before the first of them is waited for.
 const IN_FLIGHT: usize = 100;
 
-/// A message that the log has.
-#[derive(Serialize, ToSchema)]
-struct Accepted {
-    /// The message's own id, given or made.
-    id: String,
-    /// Its place in the log.
-    position: u64,
-    /// Its id on streams.
-    event_id: String,
-    /// Whom it has reached, where that was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Delivered, required = false)]
-    delivered: Option<Delivered>,
-    /// The users that it waits for, where it is to wait for those who are away.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Vec<UserId>, required = false)]
-    waiting: Option<Vec<UserId>>,
-}
-
 /// Whom a message has reached within a time.
 #[derive(Serialize, ToSchema)]
-struct Delivered {
+pub(super) struct Delivered {
     /// Sessions that it was written to.
     sessions: u64,
     /// Target users that it was written to no session of.
@@ -113,67 +86,6 @@ enum Item {
         #[schema(value_type = String, required = false)]
         field: Option<String>,
     },
-}
-
-/// What publishing takes.
-type Parts = (
-    Data<Bus>,
-    Data<Rules>,
-    Data<PublishRate>,
-    Data<Peers>,
-    Data<Acknowledgements>,
-    Data<Inbox>,
-    Data<Metrics>,
-);
-
-/// Where somebody's messages are published.
-struct Desk {
-    identity: Identity,
-    bus: Data<Bus>,
-    rules: Data<Rules>,
-    rate: Data<PublishRate>,
-    peers: Data<Peers>,
-    acknowledgements: Data<Acknowledgements>,
-    inbox: Data<Inbox>,
-    metrics: Data<Metrics>,
-}
-
-impl Desk {
-    fn new(identity: Identity, parts: Parts) -> Self {
-        let (bus, rules, rate, peers, acknowledgements, inbox, metrics) = parts;
-        Self {
-            identity,
-            bus,
-            rules,
-            rate,
-            peers,
-            acknowledgements,
-            inbox,
-            metrics,
-        }
-    }
-}
-
-/// A message that the bus has been given.
-struct Given {
-    id: String,
-    submitted: Submitted,
-    /// What is to be done for those who are away, once the log has it.
-    durable: Option<Waits>,
-}
-
-/// A message that the log has, and what is to be done for those who are away.
-type Taken = (Accepted, Option<(Durable, Sending)>);
-
-/// A message that waits for those of its users who are away.
-struct Waits {
-    /// Nobody else need attend to it.
-    sending: Sending,
-    users: Vec<UserId>,
-    subject: Arc<str>,
-    payload: Bytes,
-    expires_at: Option<Timestamp>,
-    per_device: bool,
 }
 
 /// Send a message
@@ -316,24 +228,24 @@ pub(super) async fn batch(
             let message = parse(message.get(), &path)?;
             let key = key.of_item(*index);
             let message = Outgoing::addressed(&desk.rules, &desk.identity, message, &path, &key)?;
-            ask(desk, &message).await?;
+            desk.ask(&message).await?;
             Ok::<_, ApiError>(message)
         });
         let mut submitted = Vec::with_capacity(some.len());
         for prepared in join_all(prepared).await {
             submitted.push(match prepared {
-                Ok(message) => submit(desk, message).await,
+                Ok(message) => desk.submit(message).await,
                 Err(error) => Err(error),
             });
         }
         let mut taken = Vec::with_capacity(some.len());
         for given in submitted {
             taken.push(match given {
-                Ok(given) => accepted(given).await,
+                Ok(given) => given.accepted().await,
                 Err(error) => Err(error),
             });
         }
-        results.extend(kept(desk, taken).await);
+        results.extend(desk.kept(taken).await);
     }
     results.iter().for_each(|sent| desk.metrics.published(sent));
     let items: Vec<Item> = results.into_iter().map(Item::from).collect();
@@ -352,8 +264,8 @@ async fn publish_one(
     wait: Option<u64>,
 ) -> Result<Accepted, ApiError> {
     let Some(wait) = wait else {
-        let given = publish(desk, message).await?;
-        return kept_one(desk, accepted(given).await?).await;
+        let given = desk.publish(message).await?;
+        return desk.kept_one(given.accepted().await?).await;
     };
     if wait > LONGEST_WAIT {
         return Err(ApiError::Invalid {
@@ -366,16 +278,16 @@ async fn publish_one(
     };
     let (users, peers) = (message.users.clone(), &desk.peers);
     peers.track(&message.id).await;
-    let given = publish(desk, message).await?;
+    let given = desk.publish(message).await?;
     let repeated = given.submitted.is_repeated() && peers.is_shared();
-    let taken = accepted(given).await?;
+    let taken = given.accepted().await?;
     let id = taken.0.id.clone();
     let written = match repeated {
         // It is not delivered again, so that there is nothing to wait for.
         true => None,
         false => Some(peers.written(&id, Duration::from_millis(wait)).await),
     };
-    let accepted = kept_one(desk, taken).await?;
+    let accepted = desk.kept_one(taken).await?;
     let Some(written) = written else {
         return Ok(accepted);
     };
@@ -391,94 +303,6 @@ async fn publish_one(
         }),
         ..accepted
     })
-}
-
-/// Notes that a message asks to be acknowledged, if it does: before anybody can get it.
-async fn ask(desk: &Desk, message: &Outgoing) -> Result<(), ApiError> {
-    if let Some(asks) = &message.asks {
-        let publisher = &desk.identity.user;
-        desk.acknowledgements
-            .ask(&message.id, publisher, &asks.channels, asks.per_device)
-            .await?;
-    }
-    Ok(())
-}
-
-async fn publish(desk: &Desk, message: Outgoing) -> Result<Given, ApiError> {
-    ask(desk, &message).await?;
-    submit(desk, message).await
-}
-
-/// Publishes a message behind those before it.
-async fn submit(desk: &Desk, message: Outgoing) -> Result<Given, ApiError> {
-    let durable = message.waits.map(|expires_at| Waits {
-        sending: desk.inbox.sending(&message.id),
-        users: message.users,
-        subject: message.subject.as_str().into(),
-        payload: message.payload.clone(),
-        expires_at,
-        per_device: message.asks.is_some_and(|asks| asks.per_device),
-    });
-    let by = Some(message.deduplicated_by.as_str());
-    let submitted = desk.bus.submit(&message.subject, message.payload, by);
-    Ok(Given {
-        id: message.id,
-        submitted: submitted.await?,
-        durable,
-    })
-}
-
-/// Waits until the log has the message; gives what is then to be done for those who are away.
-async fn accepted(given: Given) -> Result<Taken, ApiError> {
-    let event = given.submitted.taken().await?;
-    let accepted = Accepted {
-        position: event.position(),
-        event_id: event.to_string(),
-        delivered: None,
-        waiting: None,
-        id: given.id,
-    };
-    let durable = given.durable.map(|waits| {
-        let durable = Durable {
-            id: accepted.id.clone(),
-            event,
-            users: waits.users,
-            subject: waits.subject,
-            payload: waits.payload,
-            at: Timestamp::now(),
-            expires_at: waits.expires_at,
-            per_device: waits.per_device,
-        };
-        (durable, waits.sending)
-    });
-    Ok((accepted, durable))
-}
-/// Puts messages that the log has in for those of their users who are away.
-async fn kept(desk: &Desk, taken: Vec<Result<Taken, ApiError>>) -> Vec<Result<Accepted, ApiError>> {
-    let some = taken.iter().flatten();
-    let durable = some.filter_map(|(_, durable)| Some(durable.as_ref()?.0.clone()));
-    let durable: Vec<Durable> = durable.collect();
-    let mut waiting = match durable.is_empty() {
-        true => Ok(Vec::new().into_iter()),
-        false => desk.inbox.keep(&durable).await.map(Vec::into_iter),
-    };
-    let answers = taken.into_iter().map(|taken| {
-        let (mut accepted, durable) = taken?;
-        if durable.is_some() {
-            accepted.waiting = match &mut waiting {
-                Ok(waiting) => waiting.next(),
-                Err(error) => return Err(AckError::from(error.clone()).into()),
-            };
-        }
-        Ok(accepted)
-    });
-    answers.collect()
-}
-
-async fn kept_one(desk: &Desk, taken: Taken) -> Result<Accepted, ApiError> {
-    let mut kept = kept(desk, vec![Ok(taken)]).await;
-    // One comes out for each that goes in.
-    kept.pop().unwrap_or(Err(ApiError::Busy))
 }
 
 impl Item {

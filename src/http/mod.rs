@@ -9,6 +9,7 @@ mod config;
 mod connections;
 mod cors;
 mod credentials;
+mod desk;
 mod development;
 mod error;
 mod events;

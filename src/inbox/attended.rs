@@ -2,7 +2,6 @@
 //! up for what was published while none ran.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -28,12 +27,12 @@ pub(super) struct Attended {
 }
 
 impl Attended {
-    pub(super) fn new(bucket: Bucket) -> Arc<Self> {
-        Arc::new(Self {
+    pub(super) fn new(bucket: Bucket) -> Self {
+        Self {
             bucket,
             here: Mutex::default(),
             at_start: OnceCell::new(),
-        })
+        }
     }
 
     /// Whether a message was seen to before this instance started.

@@ -62,7 +62,7 @@ pub struct Inbox(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    attended: Arc<Attended>,
+    attended: Attended,
     bucket: Bucket,
     /// How long a message waits at most.
     age: Duration,
@@ -323,7 +323,7 @@ impl Inbox {
             let changed = record.acknowledge(message, device.unwrap_or_default());
             Ok::<_, BucketError>((changed.then(|| record.bytes()), ()))
         };
-        self.0.bucket.modify(&key(user), change).await?;
+        self.0.bucket.modify(&Bucket::key(user), change).await?;
         Ok(())
     }
 
@@ -350,7 +350,7 @@ impl Inbox {
             let waits = record.holds(&waiting.key);
             Ok::<_, BucketError>((put.map(|_| record.bytes()), (put, waits)))
         };
-        let ((put, waits), revision) = inner.bucket.modify(&key(user), change).await?;
+        let ((put, waits), revision) = inner.bucket.modify(&Bucket::key(user), change).await?;
         if let Some(evicted) = put {
             inner.metrics.kept.inc();
             inner.metrics.evicted.inc_by(evicted as u64);
@@ -399,12 +399,4 @@ impl Metrics {
             self.skipped.clone(),
         );
     }
-}
-
-/// Ids of users are any text, keys are not.
-fn key(user: &UserId) -> String {
-    let name = user.to_string();
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
-        .simple()
-        .to_string()
 }

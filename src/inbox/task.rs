@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::held::HELD_FOR;
 use super::record::{Claimant, Claimed, Record, Waiting};
-use super::{Inbox, Keep, Stream, Told, Work, key};
-use crate::bus::BucketError;
+use super::{Inbox, Keep, Stream, Told, Work};
+use crate::bus::{Bucket, BucketError};
 use crate::event::decode::decode;
 use crate::event::{Channel, Event, EventId, Frame, Timestamp, UserId};
 use crate::hub::{Filter, Finding, Handed, Question};
@@ -249,7 +249,7 @@ impl Inbox {
 
     async fn anything_for(&self, user: &UserId, revision: u64) -> Result<bool, BucketError> {
         for _ in 0..READS {
-            let record = self.0.bucket.read(&key(user)).await?;
+            let record = self.0.bucket.read(&Bucket::key(user)).await?;
             let seen = record.as_ref().map_or(0, |record| record.revision);
             if seen >= revision {
                 let bytes = record.as_ref().map(|record| &*record.value);
@@ -278,7 +278,7 @@ impl Inbox {
             let claims = claimed.messages.iter().any(|message| !message.per_device);
             Ok::<_, BucketError>((claims.then(|| record.bytes()), claimed))
         };
-        let (claimed, _) = self.0.bucket.modify(&key(user), change).await?;
+        let (claimed, _) = self.0.bucket.modify(&Bucket::key(user), change).await?;
         Ok(claimed)
     }
 
@@ -298,7 +298,7 @@ impl Inbox {
             let changed = record != before;
             Ok::<_, BucketError>((changed.then(|| record.bytes()), settled))
         };
-        let (settled, revision) = self.0.bucket.modify(&key(user), change).await?;
+        let (settled, revision) = self.0.bucket.modify(&Bucket::key(user), change).await?;
         self.0.metrics.delivered.inc_by(settled as u64);
         if gone {
             let user = user.clone();

@@ -1,0 +1,192 @@
+//! The ports: what listens on them, with which threads, files and order of service.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use actix_web::App;
+use actix_web::dev::Service as _;
+use actix_web_lab::middleware::CatchPanic;
+use tracing::{info, warn};
+
+use super::BuildError;
+use crate::config::Config;
+use crate::http::{self, Exporter, Parts};
+use crate::hub::Hub;
+use crate::listener::{self, Listener};
+use crate::tls::Tls;
+
+/// Whoever was sent an event within this time is likely to be sent another one.
+const LATELY: Duration = Duration::from_millis(200);
+
+/// Connections at a port for metrics alone.
+const SCRAPERS: u32 = 64;
+
+/// The open files limit where it can't be found out.
+const USUAL_FILES: usize = 1_024;
+
+/// Files that connections leave to the database, NATS, and the rest of the process.
+const RESERVED_FILES: usize = 256;
+
+/// Each connection takes a file, and the usual soft limit of 1,024 is for programs that use
+/// `select`. Gives the limit.
+pub(super) fn raise_file_limit() -> usize {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => {
+            info!(files, "open files limit");
+            usize::try_from(files).unwrap_or(usize::MAX)
+        }
+        Err(error) => {
+            warn!(
+                error = error.to_string(),
+                "the open files limit could not be raised"
+            );
+            USUAL_FILES
+        }
+    }
+}
+
+pub(super) fn listen(
+    config: &Config,
+    parts: Parts,
+    files: usize,
+    tls: Option<Tls>,
+) -> Result<Listener, BuildError> {
+    let address = SocketAddr::new(config.host(), config.server.port);
+    let origins = config.server.allowed_origins.clone();
+    let threads = workers(config);
+    let settings = listener::Settings {
+        address,
+        backlog: config.server.backlog,
+        threads,
+        // The hub counts streams and answers when there are too many. This is for the rest, such as
+        // idle connections: without files, accepting would fail for everybody.
+        connections: (files.saturating_sub(RESERVED_FILES) / threads).max(1),
+        // A little later than the hub, which can tell a stalled reader from a broken connection and
+        // says so.
+        dead_after: config.stream.write_timeout.0.mul_f64(1.5),
+        tls,
+        h2c: config.server.h2c,
+    };
+    let requests = Arc::new(AtomicUsize::new(0));
+    let load = Load {
+        hub: parts.hub.clone(),
+        requests: Arc::clone(&requests),
+        events: 0,
+        since: None,
+    };
+    let app = move || {
+        // Runs once on each thread that serves connections: here its share of the hub begins.
+        let (local, shard) = parts.hub.open_shard();
+        actix_web::rt::spawn(shard.run());
+        let parts = parts.clone();
+        let requests = Arc::clone(&requests);
+        App::new()
+            .wrap_fn(move |request, service| {
+                let open = Open::begin(&requests);
+                let answer = service.call(request);
+                async move {
+                    let answer = answer.await;
+                    drop(open);
+                    answer
+                }
+            })
+            .wrap(http::cors(&origins))
+            .wrap(CatchPanic::default())
+            .configure(move |service| http::configure(service, parts, local))
+    };
+    listener::listen(settings, load, app).map_err(|error| BuildError::Listen(address, error))
+}
+
+/// What newcomers would delay, and who is still there.
+#[derive(Clone)]
+struct Load {
+    hub: Hub,
+    /// Requests that are not answered yet.
+    requests: Arc<AtomicUsize>,
+    events: u64,
+    since: Option<Instant>,
+}
+
+impl listener::Load for Load {
+    fn delivering(&mut self) -> bool {
+        let events = self.hub.routed();
+        if events != self.events {
+            self.events = events;
+            self.since = Some(Instant::now());
+        }
+        self.since.is_some_and(|at| at.elapsed() < LATELY)
+    }
+
+    fn streaming(&self) -> bool {
+        self.hub.admission().total() > 0 || self.requests.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// A port for the metrics alone, if one is configured: few connections, on a thread of their own.
+pub(super) fn listen_for_scrapers(
+    config: &Config,
+    exporter: &Exporter,
+) -> Result<Option<Listener>, BuildError> {
+    let Some(port) = config.metrics.port else {
+        return Ok(None);
+    };
+    let address = SocketAddr::new(config.host(), port);
+    let settings = listener::Settings {
+        address,
+        backlog: SCRAPERS,
+        threads: 1,
+        connections: SCRAPERS as usize,
+        dead_after: config.stream.write_timeout.0,
+        tls: None,
+        h2c: false,
+    };
+    let exporter = exporter.clone();
+    let app = move || {
+        let exporter = exporter.clone();
+        App::new()
+            .wrap(CatchPanic::default())
+            .configure(move |service| http::configure_metrics(service, exporter))
+    };
+    listener::listen(settings, Scrapes, app)
+        .map(Some)
+        .map_err(|error| BuildError::Listen(address, error))
+}
+
+/// Scrapes delay nobody, and are over at once.
+#[derive(Clone)]
+struct Scrapes;
+
+impl listener::Load for Scrapes {
+    fn delivering(&mut self) -> bool {
+        false
+    }
+
+    fn streaming(&self) -> bool {
+        false
+    }
+}
+
+/// A request, until it is answered or given up.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn begin(requests: &Arc<AtomicUsize>) -> Self {
+        requests.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(requests))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn workers(config: &Config) -> usize {
+    match config.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
+}
