@@ -304,6 +304,8 @@ async fn nats_that_is_down_for_a_minute_while_rows_are_written() {
     while tokio::time::Instant::now() < deadline {
         writers.write(50).await;
     }
+    let waited = server.metric("notify_outbox_lag_seconds", "").await;
+    assert!(waited > 30.0, "{waited}");
     nats.start_again().await;
     let sql = "SELECT count(*)::text FROM notify_outbox";
     assert_ne!(postgres.texts(sql).await, ["0"]);
@@ -312,6 +314,9 @@ async fn nats_that_is_down_for_a_minute_while_rows_are_written() {
         (postgres.texts(sql).await == ["0"]).then_some(())
     })
     .await;
+    server
+        .metric_becomes("notify_outbox_lag_seconds", "", 0.0)
+        .await;
     assert_eq!(server.metric("notify_log_unlogged_total", "").await, 0.0);
 }
 

@@ -1,5 +1,7 @@
 //! What the outbox counts.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -10,6 +12,7 @@ pub struct Metrics {
     pub(super) published: Counter,
     pub(super) dead: Counter,
     pub(super) leading: Gauge,
+    pub(super) lag: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
@@ -29,6 +32,11 @@ impl Metrics {
             "outbox_leading",
             "Whether this instance is the one that publishes the outbox",
             self.leading.clone(),
+        );
+        registry.register(
+            "outbox_lag_seconds",
+            "How long the oldest row of the outbox had waited when this instance, which publishes it, looked last",
+            self.lag.clone(),
         );
     }
 }

@@ -28,8 +28,8 @@ use super::notify::{Notifications, OUTBOX};
 use crate::bus::{Bus, LogError, PublishError};
 use crate::causes::Causes;
 use crate::database::{Database, DatabaseError, Pool};
-use crate::event::EventId;
 use crate::event::decode::Rules;
+use crate::event::{EventId, Timestamp};
 use publish::{Outcome, Publisher};
 use recall::Recalled;
 use row::Row;
@@ -91,6 +91,12 @@ enum Trouble {
     Log(#[from] LogError),
 }
 
+/// How long the oldest of some rows has waited, by the clocks of the database and of this machine.
+fn age_of(rows: &[Row]) -> Duration {
+    let oldest = rows.iter().map(|row| row.created_at).min();
+    oldest.map_or(Duration::ZERO, |at| Timestamp::now().since(at))
+}
+
 impl Wake {
     /// There are rows.
     pub fn wake(&self) {
@@ -137,6 +143,8 @@ impl OutboxTask {
                     self.metrics.leading.set(1);
                     let trouble = self.lead(store).await;
                     self.metrics.leading.set(0);
+                    // Whoever has it now says how far it is behind.
+                    self.metrics.lag.set(0.0);
                     self.failed(&trouble)
                 }
                 Ok(Opened::Taken) => self.nothing_to_do(TAKEOVER),
@@ -174,6 +182,7 @@ impl OutboxTask {
         loop {
             let read_at = Instant::now();
             let rows = store.next(self.batch, self.rules.max_payload).await?;
+            self.metrics.lag.set(age_of(&rows).as_secs_f64());
             if rows.is_empty() {
                 self.recovered();
                 if tidied.elapsed() > TIDY {
