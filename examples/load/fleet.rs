@@ -12,6 +12,7 @@ use crate::{
     desk::Desk,
     stream::{Stream, now_ns},
     tally::Tally,
+    way::{Shared, Way},
 };
 
 /// Validity of the tokens: longer than any run.
@@ -22,6 +23,7 @@ pub(crate) struct Fleet {
     pub(crate) desk: Rc<Desk>,
     streams: usize,
     _tasks: JoinSet<()>,
+    _way: Shared,
 }
 
 /// How opening went.
@@ -42,17 +44,22 @@ impl Fleet {
     ) -> Result<(Self, Opening)> {
         let users = options.users.unwrap_or(streams).max(1);
         let asking = Asking::new(options);
-        let requests = (first_user..first_user + users).map(|user| asking.request(user, None));
+        let requests = (first_user..first_user + users).map(|user| asking.ask(user, None));
         let requests: Vec<_> = requests.collect::<Result<_>>()?;
         let desk = Rc::new(Desk::new(options.chat));
+        let spread = (streams, options.share);
+        let authority = options.authority.as_ref();
+        let way = Way::prepare(options.transport, options.server, authority, spread).await?;
+        let way: Shared = Rc::new(way);
         let places = Arc::new(Semaphore::new(options.in_flight.max(1)));
         let mut tasks = JoinSet::new();
         let started = Instant::now();
         for index in 0..streams {
             let place = Arc::clone(&places).acquire_owned().await?;
-            let request = Rc::clone(&requests[index % requests.len()]);
+            let request = requests[index % requests.len()].clone();
             let stream = Stream::new(Rc::clone(&desk), index);
-            tasks.spawn_local(stream.run(options.server, request, options.patience, place));
+            let way = Rc::clone(&way);
+            tasks.spawn_local(stream.run(way, options.server, request, options.patience, place));
         }
         // Each stream gives up by itself after that time, so all are decided in the end.
         desk.wait(options.patience * 2, || desk.decided() >= streams)
@@ -66,6 +73,7 @@ impl Fleet {
             desk,
             streams,
             _tasks: tasks,
+            _way: way,
         };
         Ok((fleet, opening))
     }
@@ -82,6 +90,14 @@ impl Fleet {
         let complete = || desk.tally.borrow().missing == 0;
         desk.wait(patience, complete).await;
     }
+}
+
+/// A request for a stream.
+#[derive(Clone)]
+pub(crate) struct Request {
+    /// As it is sent in HTTP/1.1.
+    pub(crate) bytes: Rc<[u8]>,
+    pub(crate) token: Rc<str>,
 }
 
 /// Makes the requests, with tokens that it signs.
@@ -112,7 +128,7 @@ impl Asking {
     }
 
     /// The request of a user, who may have been here before.
-    pub(crate) fn request(&self, user: usize, last_event_id: Option<&str>) -> Result<Rc<[u8]>> {
+    pub(crate) fn ask(&self, user: usize, last_event_id: Option<&str>) -> Result<Request> {
         let claims = json!({ "user_id": user, "exp": self.expires });
         let token = jsonwebtoken::encode(&Header::default(), &claims, &self.key)?;
         let mut request = format!(
@@ -124,6 +140,9 @@ impl Asking {
             request.push_str(&format!("Last-Event-ID: {id}\r\n"));
         }
         request.push_str("\r\n");
-        Ok(request.into_bytes().into())
+        Ok(Request {
+            bytes: request.into_bytes().into(),
+            token: token.into(),
+        })
     }
 }

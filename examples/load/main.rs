@@ -27,14 +27,15 @@ mod scenario;
 mod stream;
 mod tally;
 mod visitors;
+mod way;
 mod wire;
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::report::Target;
+use crate::{report::Target, way::Transport};
 
 #[derive(Parser, Clone)]
 // A later option wins, so that a script's settings can be overridden behind them.
@@ -77,6 +78,15 @@ struct Options {
     /// The chat that every user is a member of, and that the events go to
     #[arg(long, global = true, default_value_t = 1)]
     chat: u64,
+    /// How streams are carried; those that come back, publish and list are plain
+    #[arg(long, global = true, value_enum, default_value = "plain")]
+    transport: Transport,
+    /// Streams of one HTTP/2 connection
+    #[arg(long, global = true, default_value_t = 50)]
+    share: usize,
+    /// The certificate that the server's is signed by, PEM
+    #[arg(long, global = true)]
+    authority: Option<PathBuf>,
     /// Streams being opened at the same time
     #[arg(long, global = true, default_value_t = 1024)]
     in_flight: usize,

@@ -4,7 +4,6 @@ use std::{
     future::poll_fn,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    pin::Pin,
     rc::Rc,
     sync::LazyLock,
     task::{Context, Poll, ready},
@@ -15,7 +14,6 @@ use memchr::memmem::Finder;
 use serde_json::Value;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::{TcpSocket, TcpStream},
     sync::OwnedSemaphorePermit,
     time::Instant,
@@ -23,6 +21,8 @@ use tokio::{
 
 use crate::{
     desk::{Desk, count},
+    fleet::Request,
+    way::{Shared, Source, Way},
     wire::{Reader, number},
 };
 
@@ -58,78 +58,79 @@ impl Stream {
     /// Opens the stream, gives `place` back, and reads the stream to its end.
     pub(crate) async fn run(
         mut self,
+        way: Shared,
         server: SocketAddr,
-        request: Rc<[u8]>,
+        request: Request,
         patience: Duration,
         place: OwnedSemaphorePermit,
     ) {
         let started = Instant::now();
-        let opened = tokio::time::timeout(patience, self.open(server, &request)).await;
+        let opened = tokio::time::timeout(patience, self.open(&way, server, &request)).await;
         drop(place);
-        let mut socket = match opened {
-            Ok(Ok(socket)) => socket,
+        let mut source = match opened {
+            Ok(Ok(source)) => source,
             Ok(Err(reason)) => return self.desk.refuse(reason),
             Err(_) => return self.desk.refuse("no first event".to_owned()),
         };
         self.desk.confirm(started.elapsed());
-        let end = poll_fn(|cx| self.poll_end(&mut socket, cx)).await;
+        let end = poll_fn(|cx| self.poll_end(&mut source, cx)).await;
         self.desk.end(end);
     }
 
-    async fn open(&mut self, server: SocketAddr, request: &[u8]) -> Result<TcpStream, Reason> {
-        let connected = connect(server, self.index).await;
-        let mut socket = connected.map_err(|error| format!("connect: {error}"))?;
-        let sent = socket.write_all(request).await;
-        sent.map_err(|error| format!("request: {error}"))?;
+    async fn open(
+        &mut self,
+        way: &Way,
+        server: SocketAddr,
+        request: &Request,
+    ) -> Result<Source, Reason> {
+        let (mut source, reader) = way.open(server, self.index, request).await?;
+        self.reader = reader;
         while !self.confirmed {
-            poll_fn(|cx| self.poll_read(&mut socket, cx)).await?;
+            poll_fn(|cx| self.poll_read(&mut source, cx)).await?;
         }
-        Ok(socket)
+        Ok(source)
     }
 
-    fn poll_end(&mut self, socket: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Reason> {
+    fn poll_end(&mut self, source: &mut Source, cx: &mut Context<'_>) -> Poll<Reason> {
         loop {
-            if let Err(reason) = ready!(self.poll_read(socket, cx)) {
+            if let Err(reason) = ready!(self.poll_read(source, cx)) {
                 return Poll::Ready(reason);
             }
         }
     }
 
     /// Reads once, and books what was read. An error at the end of the stream.
-    fn poll_read(
-        &mut self,
-        socket: &mut TcpStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Reason>> {
-        let mut buffer = self.desk.buffer.borrow_mut();
-        let mut read = ReadBuf::new(&mut buffer);
-        let result = ready!(Pin::new(socket).poll_read(cx, &mut read));
+    fn poll_read(&mut self, source: &mut Source, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        let desk = Rc::clone(&self.desk);
+        let mut buffer = desk.buffer.borrow_mut();
+        let read = ready!(source.poll_read(cx, &mut buffer, |bytes| self.take(bytes)));
+        Poll::Ready(read.and_then(|taken| taken))
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Reason> {
         let now = now_ns();
-        result.map_err(|error| error.kind().to_string())?;
-        if read.filled().is_empty() {
+        if bytes.is_empty() {
             let regular = self.reader.is_done();
             let reason = if regular {
                 "end of response"
             } else {
                 "connection closed"
             };
-            return Poll::Ready(Err(reason.to_owned()));
+            return Err(reason.to_owned());
         }
         let mut tally = self.desk.tally.borrow_mut();
         let mut outcome = Ok(());
-        let fed = self
-            .reader
-            .feed(read.filled(), |event| match message(event) {
-                Some((seq, sent)) => tally.record(self.index, seq, sent, now),
-                None => match notice(&self.desk, event) {
-                    Ok(confirmed) => self.confirmed |= confirmed,
-                    Err(reason) => outcome = Err(reason),
-                },
-            });
+        let fed = self.reader.feed(bytes, |event| match message(event) {
+            Some((seq, sent)) => tally.record(self.index, seq, sent, now),
+            None => match notice(&self.desk, event) {
+                Ok(confirmed) => self.confirmed |= confirmed,
+                Err(reason) => outcome = Err(reason),
+            },
+        });
         if tally.missing == 0 {
             self.desk.complete();
         }
-        Poll::Ready(fed.map_err(|error| error.to_string()).and(outcome))
+        fed.map_err(|error| error.to_string()).and(outcome)
     }
 }
 

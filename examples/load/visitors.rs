@@ -72,7 +72,7 @@ impl Visit {
         let asking = Asking::new(options);
         let requests: Vec<_> = (1..)
             .zip(ids)
-            .map(|(user, id)| asking.request(user, id.as_deref()))
+            .map(|(user, id)| Ok(asking.ask(user, id.as_deref())?.bytes))
             .collect::<Result<_>>()?;
         let places = Arc::new(Semaphore::new(options.in_flight.max(1)));
         let started = Instant::now();

@@ -79,6 +79,14 @@ impl Reader {
         }
     }
 
+    /// Reads a body whose head and frames somebody else has read.
+    pub(crate) fn of_body() -> Self {
+        Self {
+            state: State::Plain,
+            rest: Vec::new(),
+        }
+    }
+
     /// Whether the body came to its regular end.
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
