@@ -4,16 +4,23 @@
 //! While events are being delivered it also rests between some few, so that newcomers don't take all of
 //! its time. Those that wait do so in the kernel, where they cost nothing: when thousands of clients
 //! come at once, the streams that are open already go on receiving.
+//!
+//! Sockets are bounded by `room`, which also says who makes room for others, and watched by `guard`.
+
+mod connection;
+mod guard;
+mod http2;
+mod room;
 
 use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::body::MessageBody;
+use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol as HttpProtocol, Request, Response};
 use actix_service::{
     IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt as _, map_config,
@@ -22,7 +29,7 @@ use actix_web::dev::AppConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -30,7 +37,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::tls::Tls;
+pub use connection::{Busy, Connection};
+pub use room::SocketLimit;
+
+use crate::limits::{Limit, Limits};
+use crate::tls::{Disagreement, Tls};
+use guard::Guard;
+use room::Room;
 
 /// How long a client may take to send a request's head, and to take leave.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,6 +65,10 @@ const REST: Duration = Duration::from_millis(1);
 /// What an HTTP/2 connection without TLS begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
+/// The most bytes that the head of a request over HTTP/2 may have as it is sent. Not more than the entries that the
+/// library can hold, of which one may take a single byte.
+const HTTP2_HEAD: usize = 30 * 1024;
+
 /// How often it is looked whether HTTP/2 connections still have streams, when the server stops.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -65,7 +82,9 @@ pub struct Settings {
     /// Threads that serve.
     pub threads: usize,
     /// Connections that each thread may have.
-    pub connections: usize,
+    pub sockets: SocketLimit,
+    /// Counts those that met a limit.
+    pub limits: Limits,
     /// A peer that acknowledges nothing for so long is given up by the kernel.
     pub dead_after: Duration,
     /// How the server proves itself; plain HTTP without.
@@ -88,6 +107,9 @@ type Next = Rc<Cell<Option<CancellationToken>>>;
 
 /// Where a connection comes from, and what is spoken on it.
 type Arrived<T> = (T, HttpProtocol, Option<SocketAddr>);
+
+/// The same, watched.
+type Watched<T> = (Guard<T>, HttpProtocol, Option<SocketAddr>);
 
 /// A server that listens.
 #[derive(Debug)]
@@ -184,7 +206,8 @@ where
                             let h2c = thread.settings.h2c;
                             let service =
                                 http_service(stop, Rc::clone(&next), app, |_: &TcpStream| false);
-                            let enter = move |stream| enter_plain(stream, h2c);
+                            let limits = thread.settings.limits.clone();
+                            let enter = move |stream| enter_plain(stream, h2c, limits.clone());
                             thread.run(load, service, next, enter).await;
                         }
                         Some(tls) => {
@@ -192,7 +215,9 @@ where
                                 stream.get_ref().1.peer_certificates().is_some()
                             };
                             let service = http_service(stop, Rc::clone(&next), app, shown);
-                            let enter = move |stream| enter_tls(tls.clone(), stream);
+                            let limits = thread.settings.limits.clone();
+                            let enter =
+                                move |stream| enter_tls(tls.clone(), stream, limits.clone());
                             thread.run(load, service, next, enter).await;
                         }
                     }
@@ -209,7 +234,7 @@ fn http_service<T, S, B>(
     next: Next,
     app: S,
     shown: impl Fn(&T) -> bool + 'static,
-) -> impl ServiceFactory<Arrived<T>, Config = (), Service: 'static>
+) -> impl ServiceFactory<Watched<T>, Config = (), Error = DispatchError, Service: 'static>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: ServiceFactory<Request, Config = ()> + 'static,
@@ -226,8 +251,9 @@ where
         .client_request_timeout(REQUEST_TIMEOUT)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         .h1_allow_half_closed(false)
-        .on_connect_ext(move |stream: &T, extensions| {
-            if shown(stream) {
+        .on_connect_ext(move |guard: &Guard<T>, extensions| {
+            extensions.insert(guard.connection().clone());
+            if shown(guard.stream()) {
                 extensions.insert(ClientCertificate);
             }
             if let Some(token) = next.take() {
@@ -237,13 +263,19 @@ where
         .finish(app)
 }
 
-async fn enter_plain(stream: TcpStream, h2c: bool) -> Option<Arrived<TcpStream>> {
+async fn enter_plain(stream: TcpStream, h2c: bool, limits: Limits) -> Option<Arrived<TcpStream>> {
     let peer = stream.peer_addr().ok();
-    let http2 = h2c && timeout(REQUEST_TIMEOUT, begins_http2(&stream)).await.ok()?;
-    let protocol = match http2 {
-        true => HttpProtocol::Http2,
-        false => HttpProtocol::Http1,
-    };
+    let mut protocol = HttpProtocol::Http1;
+    if h2c {
+        match timeout(REQUEST_TIMEOUT, begins_http2(&stream)).await {
+            Ok(true) => protocol = HttpProtocol::Http2,
+            Ok(false) => {}
+            Err(_) => {
+                limits.met(Limit::SlowHeaders, peer.map(|peer| peer.ip()));
+                return None;
+            }
+        }
+    }
     Some((stream, protocol, peer))
 }
 
@@ -263,9 +295,17 @@ async fn begins_http2(stream: &TcpStream) -> bool {
     }
 }
 
-async fn enter_tls(tls: Tls, stream: TcpStream) -> Option<Arrived<TlsStream<TcpStream>>> {
+async fn enter_tls(
+    tls: Tls,
+    stream: TcpStream,
+    limits: Limits,
+) -> Option<Arrived<TlsStream<TcpStream>>> {
     let peer = stream.peer_addr().ok();
-    let stream = tls.accept(stream).await?;
+    let agreed = tls.accept(stream).await;
+    if let Err(Disagreement::Slow) = agreed {
+        limits.met(Limit::SlowHandshake, peer.map(|peer| peer.ip()));
+    }
+    let stream = agreed.ok()?;
     let protocol = match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => HttpProtocol::Http2,
         _ => HttpProtocol::Http1,
@@ -299,7 +339,7 @@ impl Thread {
     async fn run<T: 'static, E: Future<Output = Option<Arrived<T>>> + 'static>(
         self,
         mut load: impl Load,
-        service: impl ServiceFactory<Arrived<T>, Config = (), Service: 'static>,
+        service: impl ServiceFactory<Watched<T>, Config = (), Error = DispatchError, Service: 'static>,
         next: Next,
         enter: impl Fn(TcpStream) -> E,
     ) {
@@ -311,43 +351,37 @@ impl Thread {
             return;
         };
         let service = Rc::new(service);
-        let room = Arc::new(Semaphore::new(self.settings.connections));
+        let room = Room::new(self.settings.sockets.clone());
+        let limits = self.settings.limits.clone();
         let connections = TaskTracker::new();
         let ends = CancellationToken::new();
         let mut taken = 0_u32;
         loop {
             let accepted = async {
-                let place = Arc::clone(&room).acquire_owned().await;
-                (socket.accept().await, place)
+                let (stream, peer) = socket.accept().await?;
+                // Who is there already is asked to make room now that somebody wants it.
+                let place = room
+                    .enter(|| limits.met(Limit::Sockets, Some(peer.ip())))
+                    .await;
+                io::Result::Ok((stream, place))
             };
-            let (accepted, place) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
                 accepted = accepted => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, place)) => {
                     find_dead_peers(&stream, self.settings.dead_after);
-                    let (service, entering) = (Rc::clone(&service), enter(stream));
-                    let (stop, end, next) =
-                        (self.stop.clone(), ends.child_token(), Rc::clone(&next));
-                    connections.spawn_local(async move {
-                        let entered = tokio::select! {
-                            entered = entering => entered,
-                            () = stop.cancelled() => None,
-                        };
-                        let Some(entered) = entered else {
-                            return;
-                        };
-                        let shared = entered.1 == HttpProtocol::Http2;
-                        next.set(shared.then(|| end.clone()));
-                        tokio::select! {
-                            // Whatever goes wrong on a connection has been answered, or can't be.
-                            _ = service.call(entered) => {}
-                            () = end.cancelled(), if shared => {}
-                        }
-                        drop(place);
-                    });
+                    let socket = Entering {
+                        arrived: enter(stream),
+                        connection: Connection::new(place),
+                        stop: self.stop.clone(),
+                        end: ends.child_token(),
+                        next: Rc::clone(&next),
+                        limits: limits.clone(),
+                    };
+                    connections.spawn_local(socket.serve(Rc::clone(&service)));
                 }
                 Err(error) => {
                     warn!(
@@ -379,6 +413,70 @@ impl Thread {
                 }
             }
         }
+    }
+}
+
+/// A socket that was accepted.
+struct Entering<E> {
+    /// Gives what is spoken on it.
+    arrived: E,
+    connection: Connection,
+    /// Nobody enters any more.
+    stop: CancellationToken,
+    /// It has to end, if it is of HTTP/2.
+    end: CancellationToken,
+    next: Next,
+    limits: Limits,
+}
+
+impl<E> Entering<E> {
+    /// Serves it until it ends, or has to make room.
+    async fn serve<T, S>(self, service: Rc<S>)
+    where
+        E: Future<Output = Option<Arrived<T>>>,
+        S: actix_service::Service<Watched<T>, Error = DispatchError>,
+    {
+        let (connection, limits) = (&self.connection, &self.limits);
+        let entered = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            () = connection.asked_to_leave() => None,
+            entered = self.arrived => entered,
+        };
+        let Some((stream, protocol, peer)) = entered else {
+            return;
+        };
+        let shared = protocol == HttpProtocol::Http2;
+        self.next.set(shared.then(|| self.end.clone()));
+        let guard = Guard::new(
+            stream,
+            connection.clone(),
+            limits.clone(),
+            peer.map(|peer| peer.ip()),
+            shared.then_some(HTTP2_HEAD),
+        );
+        tokio::select! {
+            biased;
+            () = connection.asked_to_leave() => {}
+            () = self.end.cancelled(), if shared => {}
+            // Whatever goes wrong on a connection has been answered, or can't be.
+            ended = service.call((guard, protocol, peer)) => {
+                if ended.is_err_and(|error| is_flood(&error)) {
+                    limits.met(Limit::Http2, peer.map(|peer| peer.ip()));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the HTTP library has had enough of an HTTP/2 client, as of one that takes back requests faster than they
+/// are looked at.
+fn is_flood(error: &DispatchError) -> bool {
+    /// `ENHANCE_YOUR_CALM` (RFC 9113).
+    const CALM: u32 = 11;
+    match error {
+        DispatchError::H2(error) => error.reason().is_some_and(|why| u32::from(why) == CALM),
+        _ => false,
     }
 }
 
