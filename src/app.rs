@@ -1,7 +1,6 @@
 //! Builds the server from its configuration, spawns everything that lives long, watches over it
 //! and stops it in order. Nothing else spawns a task that outlives its caller.
 
-mod bounds;
 mod engine;
 mod serving;
 mod sources;
@@ -17,6 +16,7 @@ use tracing::{info, warn};
 use crate::auth::development::{Signer, SignerError};
 use crate::auth::{JwksTask, KeyError, Verifier};
 use crate::authorize::Authorizer;
+use crate::bounds::Bounds;
 use crate::bus::LogError;
 use crate::bus::nats::ConnectError;
 use crate::config::Config;
@@ -33,7 +33,6 @@ use crate::peers::{Peers, instance_name};
 use crate::presence::Presence;
 use crate::source::notify::NameError;
 use crate::tls::{Tls, TlsError};
-use bounds::Bounds;
 use engine::Engine;
 
 /// How long the rest of the stop may take after the connections are gone.
@@ -121,7 +120,7 @@ impl Application {
         let instance = instance_name(&machine_name());
         let mut tasks = Tasks::default();
         let engine = Engine::build(&config, &metrics, instance, &mut tasks).await?;
-        let bounds = Bounds::new(&config, &metrics, &engine.hub, files);
+        let bounds = Bounds::new(&config.server, &metrics, &engine.hub, files);
         tasks.spawn("the memory task", metrics.memory.clone().run());
         if let Some(jwks) = jwks {
             tasks.spawn("the key set task", run_jwks(jwks));

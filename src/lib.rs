@@ -24,6 +24,7 @@
 //! | [`messages`] | messages that are kept, and their history |
 //! | [`database`], [`membership`], [`members`] | the pool, and who is in which chat |
 //! | [`listener`] | accepts connections, in turn with what else a thread has to do |
+//! | [`bounds`] | the limits, each with its owner, and changing them |
 //! | [`limits`], [`pace`], [`address`], [`memory`] | limits that were met; how often something may happen; from where clients come; whether memory is short |
 //! | [`http`] | routes, extractors, errors |
 //! | [`config`], [`telemetry`], [`metrics`], [`histogram`] | settings, logs, counters |
@@ -38,6 +39,7 @@ pub mod app;
 pub mod archive;
 pub mod auth;
 pub mod authorize;
+pub mod bounds;
 pub mod bus;
 pub mod causes;
 pub mod config;

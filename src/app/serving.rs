@@ -8,7 +8,7 @@ use actix_web_lab::middleware::CatchPanic;
 use tracing::{info, warn};
 
 use super::BuildError;
-use super::bounds::Bounds;
+use crate::bounds::Bounds;
 use crate::config::Config;
 use crate::http::{self, Exporter, Gate, Parts};
 use crate::hub::Hub;

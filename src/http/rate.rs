@@ -25,7 +25,7 @@ struct Limiter {
     users: DefaultKeyedRateLimiter<UserId>,
     /// With so many users it is looked again which can be forgotten.
     many_users: AtomicUsize,
-    burst: u32,
+    quota: Quota,
     clock: DefaultClock,
 }
 
@@ -36,9 +36,12 @@ impl PublishRate {
         Self(Arc::new(RwLock::new(Limiter::new(config))))
     }
 
-    /// The rate that is configured now. What users have published before does not count.
+    /// The rate that is configured now. If it is another one, what users have published before does not count.
     pub fn set(&self, config: &ServerConfig) {
-        *self.0.write() = Limiter::new(config);
+        let mut limiter = self.0.write();
+        if limiter.quota != quota(config) {
+            *limiter = Limiter::new(config);
+        }
     }
 
     /// Counts messages of a user.
@@ -61,7 +64,7 @@ impl PublishRate {
                 field: "messages".into(),
                 problem: format!(
                     "at most {} messages can be published at once",
-                    limiter.burst
+                    limiter.quota.burst_size()
                 ),
             }),
         }
@@ -70,13 +73,11 @@ impl PublishRate {
 
 impl Limiter {
     fn new(config: &ServerConfig) -> Arc<Self> {
-        let per_second = NonZeroU32::new(config.publish_rate).unwrap_or(NonZeroU32::MIN);
-        let burst = NonZeroU32::new(config.publish_burst).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::per_second(per_second).allow_burst(burst);
+        let quota = quota(config);
         Arc::new(Self {
             users: RateLimiter::keyed(quota),
             many_users: AtomicUsize::new(FEW_USERS),
-            burst: burst.get(),
+            quota,
             clock: DefaultClock::default(),
         })
     }
@@ -90,6 +91,12 @@ impl Limiter {
             self.many_users.store(many, Ordering::Relaxed);
         }
     }
+}
+
+fn quota(config: &ServerConfig) -> Quota {
+    let per_second = NonZeroU32::new(config.publish_rate).unwrap_or(NonZeroU32::MIN);
+    let burst = NonZeroU32::new(config.publish_burst).unwrap_or(NonZeroU32::MIN);
+    Quota::per_second(per_second).allow_burst(burst)
 }
 
 /// A time as whole seconds for `Retry-After`, which is too late rather than too early.
@@ -111,6 +118,9 @@ mod tests {
         let rate = PublishRate::new(&config);
         let user = UserId::from(1);
         assert!(rate.take(&user, 2).is_ok());
+        assert!(matches!(rate.take(&user, 1), Err(ApiError::TooMany { .. })));
+        // The same is no other one.
+        rate.set(&config);
         assert!(matches!(rate.take(&user, 1), Err(ApiError::TooMany { .. })));
         config.publish_burst = 5;
         rate.clone().set(&config);

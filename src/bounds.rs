@@ -2,7 +2,6 @@
 //! runs. New limits are for newcomers; no stream, request or socket that is there ends because of them.
 
 use crate::address::Proxies;
-use crate::config::Config;
 use crate::http::{Gate, HeadLimits, PublishRate, ServerConfig};
 use crate::hub::Hub;
 use crate::limits::Limits;
@@ -15,22 +14,27 @@ const RESERVED_FILES: usize = 256;
 
 /// All owners. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Bounds {
+pub struct Bounds {
     hub: Hub,
     memory: Memory,
-    pub(super) limits: Limits,
-    pub(super) rate: PublishRate,
-    pub(super) proxies: Proxies,
+    /// Counts those that are met.
+    pub limits: Limits,
+    /// How much may be published over HTTP.
+    pub rate: PublishRate,
+    /// From where clients come.
+    pub proxies: Proxies,
     heads: HeadLimits,
-    pub(super) sockets: SocketLimit,
-    pub(super) threads: usize,
+    /// How many sockets each thread may have.
+    pub sockets: SocketLimit,
+    /// Threads that serve.
+    pub threads: usize,
     files: usize,
 }
 
 impl Bounds {
     /// The limits that are configured, for a process that may open so many files.
-    pub(super) fn new(config: &Config, metrics: &Metrics, hub: &Hub, files: usize) -> Self {
-        let server = &config.server;
+    #[must_use]
+    pub fn new(server: &ServerConfig, metrics: &Metrics, hub: &Hub, files: usize) -> Self {
         let threads = workers(server);
         let bounds = Self {
             hub: hub.clone(),
@@ -48,7 +52,8 @@ impl Bounds {
     }
 
     /// What requests pass.
-    pub(super) fn gate(&self) -> Gate {
+    #[must_use]
+    pub fn gate(&self) -> Gate {
         Gate::new(
             self.limits.clone(),
             self.proxies.clone(),
@@ -57,7 +62,7 @@ impl Bounds {
     }
 
     /// The limits that are configured now.
-    pub(super) fn set(&self, server: &ServerConfig) {
+    pub fn set(&self, server: &ServerConfig) {
         self.hub.set_quota(server.quota());
         self.memory.set_limit(server.memory_limit);
         self.rate.set(server);
