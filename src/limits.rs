@@ -197,6 +197,22 @@ mod tests {
     }
 
     #[test]
+    fn every_limit_is_documented_and_nothing_else_is() {
+        let page = include_str!("../docs/limits.md");
+        let rows = page.lines().filter(|row| row.starts_with("| "));
+        let last = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next());
+        let mut documented: Vec<&str> = last
+            .filter_map(|cell| cell.strip_prefix('`')?.strip_suffix('`'))
+            .filter(|name| *name != "limit")
+            .collect();
+        documented.sort_unstable();
+        documented.dedup();
+        let mut names = Limit::ALL.map(Limit::name);
+        names.sort_unstable();
+        assert_eq!(documented, names);
+    }
+
+    #[test]
     fn a_flood_is_a_line_in_each_interval_which_says_how_often() {
         let mut logged = Logged::default();
         let begin = Instant::now();
