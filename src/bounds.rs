@@ -93,6 +93,49 @@ fn sockets(server: &ServerConfig, files: usize, threads: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Epoch, EventId, UserId};
+    use crate::hub::admission::Admission;
+    use crate::hub::{HistoryConfig, StreamConfig};
+    use crate::memory::MemoryLimit;
+    use crate::units::Size;
+
+    #[test]
+    fn another_configuration_reaches_every_owner() {
+        let metrics = Metrics::default();
+        let before = ServerConfig::default();
+        let admission = Admission::new(before.quota(), metrics.memory.clone());
+        let hub = Hub::new(
+            StreamConfig::default(),
+            HistoryConfig::default(),
+            admission,
+            metrics.hub.clone(),
+            EventId::origin(Epoch(1)),
+            true,
+        );
+        let bounds = Bounds::new(&before, &metrics, &hub, 1_256);
+        let [user, other] = [1, 2].map(UserId::from);
+        let permit = hub.admit(&user, None).unwrap();
+        bounds.set(&ServerConfig {
+            workers: 1,
+            max_connections: 1,
+            max_sockets: 100,
+            trusted_proxies: vec!["10.0.0.0/8".to_owned()],
+            memory_limit: MemoryLimit::At(Size(1 << 40)),
+            ..before.clone()
+        });
+        assert_eq!(hub.admission().total(), 1);
+        assert!(hub.admit(&other, None).is_err());
+        assert_eq!(bounds.sockets.get(), 100 / bounds.threads);
+        let client = b"192.0.2.7".as_slice();
+        let origin = bounds
+            .proxies
+            .origin([10, 0, 0, 1].into(), |_| std::iter::once(client));
+        assert_eq!(origin.address.to_string(), "192.0.2.7");
+        assert!(metrics.memory.detail().contains("limit 1.0 TiB"));
+        bounds.set(&before);
+        assert!(hub.admit(&other, None).is_ok());
+        drop(permit);
+    }
 
     #[test]
     fn sockets_are_shared_among_threads_and_bounded_by_files() {

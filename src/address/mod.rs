@@ -136,12 +136,6 @@ impl Proxies {
         *self.0.write() = Arc::new(settings);
     }
 
-    /// The header that is to be looked at.
-    #[must_use]
-    pub fn header(&self) -> ForwardedHeader {
-        self.0.read().header
-    }
-
     /// From where a request comes whose connection comes from `peer`; `values` gives the values of a header,
     /// and is only asked where the peer is trusted.
     pub fn origin<'a, V>(&self, peer: IpAddr, values: impl FnOnce(&'static str) -> V) -> Origin

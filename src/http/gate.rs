@@ -263,3 +263,34 @@ impl Stream for Paced {
         Poll::Ready(Some(Err(PayloadError::Io(ErrorKind::TimedOut.into()))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+    use crate::units::Size;
+
+    #[test]
+    fn other_limits_count_for_the_next_request() {
+        let mut config = ServerConfig::default();
+        let heads = HeadLimits::new(&config);
+        let long = || TestRequest::with_uri(&format!("/{}", "x".repeat(1999))).to_srv_request();
+        let large = || {
+            let request = TestRequest::default().insert_header(("x-large", "x".repeat(2000)));
+            request.to_srv_request()
+        };
+        assert!(heads.check(&long()).is_ok() && heads.check(&large()).is_ok());
+        config.max_uri = Size(1999);
+        config.max_headers = Size(2000);
+        heads.clone().set(&config);
+        assert!(matches!(heads.check(&long()), Err(ApiError::LongUri(1999))));
+        assert!(matches!(
+            heads.check(&large()),
+            Err(ApiError::LongHeaders(2000))
+        ));
+        config.max_uri = Size(2000);
+        heads.set(&config);
+        assert!(heads.check(&long()).is_ok());
+    }
+}

@@ -57,7 +57,7 @@ impl SocketLimit {
         self.0.store(sockets.max(1), Ordering::Relaxed);
     }
 
-    fn get(&self) -> usize {
+    pub(crate) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -108,7 +108,7 @@ const ALLOWED: [(&str, &[&str]); 35] = [
     (
         "bounds",
         &[
-            "address", "http", "hub", "limits", "listener", "memory", "metrics",
+            "address", "event", "http", "hub", "limits", "listener", "memory", "metrics", "units",
         ],
     ),
     // Each section belongs to the module that reads it; the root only nests them.

@@ -108,6 +108,30 @@ async fn a_body_that_does_not_come_in_time_is_answered_408() {
 }
 
 #[tokio::test]
+async fn a_body_that_comes_steadily_may_take_longer() {
+    let server = Server::start(Settings::new()).await;
+    let mut steady = socket(&server).await;
+    let token = tokens::of_publisher(1);
+    let (pieces, piece) = (12, "x".repeat(17 * 1024));
+    let begin = r#"{"type":"t","channel":"job:1","data":""#;
+    let length = begin.len() + pieces * piece.len() + 2;
+    let head = format!(
+        "POST /api/v1/messages/send HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
+         content-length: {length}\r\n\r\n{begin}"
+    );
+    write(&mut steady, &head).await;
+    // Longer than a body may take of which nothing comes.
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    for _ in 0..pieces {
+        seconds.tick().await;
+        write(&mut steady, &piece).await;
+    }
+    write(&mut steady, "\"}").await;
+    until(&mut steady, "HTTP/1.1 202 ").await;
+    assert_eq!(server.limited("slow_body").await, 0.0);
+}
+
+#[tokio::test]
 async fn many_who_never_finish_a_request_keep_nobody_out() {
     let settings = Settings::new()
         .set("server.workers", 2)
