@@ -457,14 +457,15 @@ impl<E> Entering<E> {
         );
         tokio::select! {
             biased;
-            () = connection.asked_to_leave() => {}
-            () = self.end.cancelled(), if shared => {}
-            // Whatever goes wrong on a connection has been answered, or can't be.
+            // First, so that nobody goes whose request has come meanwhile. Whatever goes wrong on a connection has
+            // been answered, or can't be.
             ended = service.call((guard, protocol, peer)) => {
                 if ended.is_err_and(|error| is_flood(&error)) {
                     limits.met(Limit::Http2, peer.map(|peer| peer.ip()));
                 }
             }
+            () = self.end.cancelled(), if shared => {}
+            () = connection.asked_to_leave() => {}
         }
     }
 }

@@ -4,9 +4,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
 
@@ -38,11 +41,11 @@ pub(super) struct Place {
     waiting: Cell<Option<u64>>,
 }
 
-/// Whether a socket has to go.
-#[derive(Debug, Default)]
+/// Whether a socket has to go. Looked at whenever its task runs, so that there is no lock.
+#[derive(Default)]
 struct Leave {
     asked: Cell<bool>,
-    told: Notify,
+    waker: Cell<Option<Waker>>,
 }
 
 impl SocketLimit {
@@ -100,9 +103,7 @@ impl Room {
     /// Tells the one that has waited the longest to go, if there is one.
     fn ask_to_leave(&self) -> Option<Rc<Leave>> {
         let (_, leave) = self.0.waiting.borrow_mut().pop_first()?;
-        leave.asked.set(true);
-        // Kept until somebody looks, should nobody do so now.
-        leave.told.notify_one();
+        leave.ask();
         Some(leave)
     }
 }
@@ -133,9 +134,33 @@ impl Place {
 
     /// Comes back when the socket has to go.
     pub(super) async fn asked_to_leave(&self) {
-        while !self.leave.asked.get() {
-            self.leave.told.notified().await;
+        poll_fn(|context| self.leave.poll(context)).await;
+    }
+}
+
+impl Leave {
+    fn ask(&self) {
+        self.asked.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
         }
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.asked.get() {
+            return Poll::Ready(());
+        }
+        let known = self.waker.take();
+        let same = known.filter(|waker| waker.will_wake(context.waker()));
+        self.waker
+            .set(same.or_else(|| Some(context.waker().clone())));
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Leave {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leave").field("asked", &self.asked).finish()
     }
 }
 
@@ -150,8 +175,6 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Poll;
-
     use futures_util::{FutureExt as _, poll};
 
     use super::*;
