@@ -12,13 +12,17 @@ use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::REQUEST_TIMEOUT;
 use super::connection::Connection;
 use super::http2::{Excess, Meter};
+use super::{REQUEST_TIMEOUT, SharedConnection};
 use crate::limits::{Limit, Limits};
 
 /// How long a connection of HTTP/2 is kept without requests.
 const IDLE_HTTP2: Duration = Duration::from_secs(120);
+
+/// The most bytes that the head of a request over HTTP/2 may have as it is sent. Not more than the entries that the
+/// library can hold, of which one may take a single byte.
+const HTTP2_HEAD: usize = 30 * 1024;
 
 /// A socket, or TLS over one.
 #[derive(Debug)]
@@ -27,7 +31,8 @@ pub(super) struct Guard<T> {
     connection: Connection,
     limits: Limits,
     peer: Option<IpAddr>,
-    /// Of HTTP/2.
+    /// Both of HTTP/2 only.
+    shared: Option<SharedConnection>,
     meter: Option<Box<Meter>>,
     patience: Option<Patience>,
 }
@@ -41,21 +46,21 @@ struct Patience {
 }
 
 impl<T> Guard<T> {
-    /// `most` is how many bytes the head of a request over HTTP/2 may have as it is sent; `None` where HTTP/1.1 is
-    /// spoken.
+    /// `shared` is what ends the connection if it is of HTTP/2; `None` where HTTP/1.1 is spoken.
     pub(super) fn new(
         stream: T,
         connection: Connection,
         limits: Limits,
         peer: Option<IpAddr>,
-        most: Option<usize>,
+        shared: Option<SharedConnection>,
     ) -> Self {
         Self {
             stream,
             connection,
             limits,
             peer,
-            meter: most.map(|most| Box::new(Meter::new(most))),
+            meter: shared.is_some().then(|| Box::new(Meter::new(HTTP2_HEAD))),
+            shared,
             patience: None,
         }
     }
@@ -67,6 +72,11 @@ impl<T> Guard<T> {
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// What ends it, if others share it.
+    pub(super) fn shared(&self) -> Option<&SharedConnection> {
+        self.shared.as_ref()
     }
 
     /// Whether patience has ended.

@@ -8,11 +8,11 @@
 //! Sockets are bounded by `room`, which also says who makes room for others, and watched by `guard`.
 
 mod connection;
+mod entering;
 mod guard;
 mod http2;
 mod room;
 
-use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -22,16 +22,13 @@ use std::time::Duration;
 use actix_http::body::MessageBody;
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol as HttpProtocol, Request, Response};
-use actix_service::{
-    IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt as _, map_config,
-};
+use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, map_config};
 use actix_web::dev::AppConfig;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,7 +38,8 @@ pub use connection::{Busy, Connection};
 pub use room::SocketLimit;
 
 use crate::limits::{Limit, Limits};
-use crate::tls::{Disagreement, Tls};
+use crate::tls::Tls;
+use entering::{Entering, enter_plain, enter_tls, find_dead_peers};
 use guard::Guard;
 use room::Room;
 
@@ -61,13 +59,6 @@ const BEFORE_REST: u32 = 8;
 /// The rest: as short as the clock of the runtime can make it. With the above, some 3,000 newcomers a
 /// second and thread.
 const REST: Duration = Duration::from_millis(1);
-
-/// What an HTTP/2 connection without TLS begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0";
-
-/// The most bytes that the head of a request over HTTP/2 may have as it is sent. Not more than the entries that the
-/// library can hold, of which one may take a single byte.
-const HTTP2_HEAD: usize = 30 * 1024;
 
 /// How often it is looked whether HTTP/2 connections still have streams, when the server stops.
 const LOOK: Duration = Duration::from_millis(100);
@@ -101,9 +92,6 @@ pub struct ClientCertificate;
 /// can't be ended alone.
 #[derive(Debug, Clone)]
 pub struct SharedConnection(pub CancellationToken);
-
-/// The connection that is about to be handed to the HTTP library.
-type Next = Rc<Cell<Option<CancellationToken>>>;
 
 /// Where a connection comes from, and what is spoken on it.
 type Arrived<T> = (T, HttpProtocol, Option<SocketAddr>);
@@ -196,7 +184,7 @@ where
             .spawn(move || {
                 // What `app` makes may begin tasks of this thread.
                 LocalSet::new().block_on(&runtime, async {
-                    let (stop, next) = (thread.stop.clone(), Next::default());
+                    let stop = thread.stop.clone();
                     let app = app()
                         .into_factory()
                         .map_err(|error| error.into().error_response());
@@ -204,21 +192,20 @@ where
                     match thread.settings.tls.clone() {
                         None => {
                             let h2c = thread.settings.h2c;
-                            let service =
-                                http_service(stop, Rc::clone(&next), app, |_: &TcpStream| false);
+                            let service = http_service(stop, app, |_: &TcpStream| false);
                             let limits = thread.settings.limits.clone();
                             let enter = move |stream| enter_plain(stream, h2c, limits.clone());
-                            thread.run(load, service, next, enter).await;
+                            thread.run(load, service, enter).await;
                         }
                         Some(tls) => {
                             let shown = |stream: &TlsStream<TcpStream>| {
                                 stream.get_ref().1.peer_certificates().is_some()
                             };
-                            let service = http_service(stop, Rc::clone(&next), app, shown);
+                            let service = http_service(stop, app, shown);
                             let limits = thread.settings.limits.clone();
                             let enter =
                                 move |stream| enter_tls(tls.clone(), stream, limits.clone());
-                            thread.run(load, service, next, enter).await;
+                            thread.run(load, service, enter).await;
                         }
                     }
                 });
@@ -231,7 +218,6 @@ where
 /// What serves the connections of one thread. `shown` says whether a client has shown a certificate.
 fn http_service<T, S, B>(
     stop: CancellationToken,
-    next: Next,
     app: S,
     shown: impl Fn(&T) -> bool + 'static,
 ) -> impl ServiceFactory<Watched<T>, Config = (), Error = DispatchError, Service: 'static>
@@ -256,61 +242,11 @@ where
             if shown(guard.stream()) {
                 extensions.insert(ClientCertificate);
             }
-            if let Some(token) = next.take() {
-                extensions.insert(SharedConnection(token));
+            if let Some(shared) = guard.shared() {
+                extensions.insert(shared.clone());
             }
         })
         .finish(app)
-}
-
-async fn enter_plain(stream: TcpStream, h2c: bool, limits: Limits) -> Option<Arrived<TcpStream>> {
-    let peer = stream.peer_addr().ok();
-    let mut protocol = HttpProtocol::Http1;
-    if h2c {
-        match timeout(REQUEST_TIMEOUT, begins_http2(&stream)).await {
-            Ok(true) => protocol = HttpProtocol::Http2,
-            Ok(false) => {}
-            Err(_) => {
-                limits.met(Limit::SlowHeaders, peer.map(|peer| peer.ip()));
-                return None;
-            }
-        }
-    }
-    Some((stream, protocol, peer))
-}
-
-/// Whether the first bytes are those of HTTP/2, as soon as that can be told.
-async fn begins_http2(stream: &TcpStream) -> bool {
-    let mut begin = [0; PREFACE.len()];
-    let mut known = 0;
-    loop {
-        // What is there is given each time, so that it has to be waited for more.
-        match stream.peek(&mut begin).await {
-            Ok(0) | Err(_) => return false,
-            Ok(length) if begin[..length] != PREFACE[..length] => return false,
-            Ok(length) if length == PREFACE.len() => return true,
-            Ok(length) if length == known => tokio::time::sleep(REST).await,
-            Ok(length) => known = length,
-        }
-    }
-}
-
-async fn enter_tls(
-    tls: Tls,
-    stream: TcpStream,
-    limits: Limits,
-) -> Option<Arrived<TlsStream<TcpStream>>> {
-    let peer = stream.peer_addr().ok();
-    let agreed = tls.accept(stream).await;
-    if let Err(Disagreement::Slow) = agreed {
-        limits.met(Limit::SlowHandshake, peer.map(|peer| peer.ip()));
-    }
-    let stream = agreed.ok()?;
-    let protocol = match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => HttpProtocol::Http2,
-        _ => HttpProtocol::Http1,
-    };
-    Some((stream, protocol, peer))
 }
 
 fn bind(settings: &Settings) -> io::Result<StdListener> {
@@ -340,7 +276,6 @@ impl Thread {
         self,
         mut load: impl Load,
         service: impl ServiceFactory<Watched<T>, Config = (), Error = DispatchError, Service: 'static>,
-        next: Next,
         enter: impl Fn(TcpStream) -> E,
     ) {
         let (Ok(service), Ok(socket)) = (
@@ -378,7 +313,6 @@ impl Thread {
                         connection: Connection::new(place),
                         stop: self.stop.clone(),
                         end: ends.child_token(),
-                        next: Rc::clone(&next),
                         limits: limits.clone(),
                     };
                     connections.spawn_local(socket.serve(Rc::clone(&service)));
@@ -416,71 +350,6 @@ impl Thread {
     }
 }
 
-/// A socket that was accepted.
-struct Entering<E> {
-    /// Gives what is spoken on it.
-    arrived: E,
-    connection: Connection,
-    /// Nobody enters any more.
-    stop: CancellationToken,
-    /// It has to end, if it is of HTTP/2.
-    end: CancellationToken,
-    next: Next,
-    limits: Limits,
-}
-
-impl<E> Entering<E> {
-    /// Serves it until it ends, or has to make room.
-    async fn serve<T, S>(self, service: Rc<S>)
-    where
-        E: Future<Output = Option<Arrived<T>>>,
-        S: actix_service::Service<Watched<T>, Error = DispatchError>,
-    {
-        let (connection, limits) = (&self.connection, &self.limits);
-        let entered = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => None,
-            () = connection.asked_to_leave() => None,
-            entered = self.arrived => entered,
-        };
-        let Some((stream, protocol, peer)) = entered else {
-            return;
-        };
-        let shared = protocol == HttpProtocol::Http2;
-        self.next.set(shared.then(|| self.end.clone()));
-        let guard = Guard::new(
-            stream,
-            connection.clone(),
-            limits.clone(),
-            peer.map(|peer| peer.ip()),
-            shared.then_some(HTTP2_HEAD),
-        );
-        tokio::select! {
-            biased;
-            // First, so that nobody goes whose request has come meanwhile. Whatever goes wrong on a connection has
-            // been answered, or can't be.
-            ended = service.call((guard, protocol, peer)) => {
-                if ended.is_err_and(|error| is_flood(&error)) {
-                    limits.met(Limit::Http2, peer.map(|peer| peer.ip()));
-                }
-            }
-            () = self.end.cancelled(), if shared => {}
-            () = connection.asked_to_leave() => {}
-        }
-    }
-}
-
-/// Whether the HTTP library has had enough of an HTTP/2 client, as of one that takes back requests faster than they
-/// are looked at.
-fn is_flood(error: &DispatchError) -> bool {
-    /// `ENHANCE_YOUR_CALM` (RFC 9113).
-    const CALM: u32 = 11;
-    match error {
-        DispatchError::H2(error) => error.reason().is_some_and(|why| u32::from(why) == CALM),
-        _ => false,
-    }
-}
-
 /// Waits until there are no streams, and what they were told last is written, as are answers to other
 /// requests.
 async fn last_stream(load: &impl Load) {
@@ -488,18 +357,5 @@ async fn last_stream(load: &impl Load) {
     while quiet < 10 {
         tokio::time::sleep(LOOK).await;
         quiet = if load.streaming() { 0 } else { quiet + 1 };
-    }
-}
-
-/// Has the kernel give a connection up whose peer acknowledges nothing: a phone that is gone sends
-/// no goodbye, and a stalled reader takes nothing.
-fn find_dead_peers(stream: &TcpStream, dead_after: Duration) {
-    // Events are small and must not wait for others to share a packet with.
-    let _ = stream.set_nodelay(true);
-    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(dead_after)) {
-        warn!(
-            error = error.to_string(),
-            "dead peers will be found late because TCP_USER_TIMEOUT could not be set"
-        );
     }
 }
