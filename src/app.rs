@@ -16,12 +16,13 @@ use tracing::{info, warn};
 use crate::auth::development::{Signer, SignerError};
 use crate::auth::{JwksTask, KeyError, Verifier};
 use crate::authorize::Authorizer;
+use crate::bounds::Bounds;
 use crate::bus::LogError;
 use crate::bus::nats::ConnectError;
 use crate::config::Config;
 use crate::database::{Database, DatabaseError};
 use crate::discovery::Discovery;
-use crate::http::{ClientCertificates, Development, Exporter, Health, Pages, Parts, PublishRate};
+use crate::http::{ClientCertificates, Development, Exporter, Health, Pages, Parts};
 use crate::hub::Hub;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
@@ -119,6 +120,8 @@ impl Application {
         let instance = instance_name(&machine_name());
         let mut tasks = Tasks::default();
         let engine = Engine::build(&config, &metrics, instance, &mut tasks).await?;
+        let bounds = Bounds::new(&config.server, &metrics, &engine.hub, files);
+        tasks.spawn("the memory task", metrics.memory.clone().run());
         if let Some(jwks) = jwks {
             tasks.spawn("the key set task", run_jwks(jwks));
         }
@@ -126,7 +129,7 @@ impl Application {
         let token = config.metrics.token().map_err(BuildError::MetricsToken)?;
         let registry = metrics.registry(engine.bus.clone(), engine.database.clone());
         let exporter = Exporter::new(registry, token);
-        let metrics_listener = serving::listen_for_scrapers(&config, &exporter)?;
+        let metrics_listener = serving::listen_for_scrapers(&config, &exporter, &bounds)?;
         let exporter = metrics_listener.is_none().then_some(exporter);
         let health = Health::new(
             engine.peers.instance().to_owned(),
@@ -138,7 +141,14 @@ impl Application {
         let own_database = config.owns_database().then(|| engine.database.clone());
         let development = signer.map(|signer| Development::new(signer, own_database));
         let guards = (verifier, health.clone());
-        let parts = parts(&config, &metrics, &engine, guards, exporter, development)?;
+        let parts = parts(
+            &config,
+            &metrics,
+            (&engine, &bounds),
+            guards,
+            exporter,
+            development,
+        )?;
         let tls = match Tls::load(&config.tls, metrics.tls.clone())? {
             Some((tls, task)) => {
                 tasks.spawn("the certificate task", task.run());
@@ -146,7 +156,7 @@ impl Application {
             }
             None => None,
         };
-        let listener = serving::listen(&config, parts, files, tls)?;
+        let listener = serving::listen(&config, parts, &bounds, tls)?;
         let about = metadata(listener.address());
         let (bus, peers) = (&engine.bus, engine.peers.clone());
         let (discovery, task) = Discovery::new(bus, peers, health.clone(), about).await;
@@ -250,7 +260,7 @@ impl Application {
 fn parts(
     config: &Config,
     metrics: &Metrics,
-    engine: &Engine,
+    (engine, bounds): (&Engine, &Bounds),
     (verifier, health): (Verifier, Health),
     exporter: Option<Exporter>,
     development: Option<Development>,
@@ -278,7 +288,8 @@ fn parts(
         patterns: config.nats.patterns().map_err(ConnectError::from)?,
         hub: engine.hub.clone(),
         rejections: engine.rejections.clone(),
-        rate: PublishRate::new(&config.server),
+        proxies: bounds.proxies.clone(),
+        rate: bounds.rate.clone(),
         pages: Pages::new(&config.server),
         metrics: metrics.http.clone(),
         exporter,

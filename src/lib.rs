@@ -24,6 +24,8 @@
 //! | [`messages`] | messages that are kept, and their history |
 //! | [`database`], [`membership`], [`members`] | the pool, and who is in which chat |
 //! | [`listener`] | accepts connections, in turn with what else a thread has to do |
+//! | [`bounds`] | the limits, each with its owner, and changing them |
+//! | [`limits`], [`pace`], [`address`], [`memory`] | limits that were met; how often something may happen; from where clients come; whether memory is short |
 //! | [`http`] | routes, extractors, errors |
 //! | [`config`], [`telemetry`], [`metrics`], [`histogram`] | settings, logs, counters |
 //! | [`app`] | builds, spawns, watches and stops all of it |
@@ -32,10 +34,12 @@
 //! knows nobody. A test reads the imports and keeps it so.
 
 pub mod acknowledgements;
+pub mod address;
 pub mod app;
 pub mod archive;
 pub mod auth;
 pub mod authorize;
+pub mod bounds;
 pub mod bus;
 pub mod causes;
 pub mod config;
@@ -47,11 +51,14 @@ pub mod http;
 pub mod hub;
 pub mod inbox;
 pub mod ingest;
+pub mod limits;
 pub mod listener;
 pub mod members;
 pub mod membership;
+pub mod memory;
 pub mod messages;
 pub mod metrics;
+pub mod pace;
 pub mod peers;
 pub mod presence;
 pub mod refresh;

@@ -13,6 +13,8 @@ use prometheus_client::registry::Registry;
 
 use crate::bus::Bus;
 use crate::database::Database;
+use crate::limits::Limits;
+use crate::memory::Memory;
 use crate::source::{notify, outbox};
 use crate::{archive, authorize, bus, http, hub, inbox, ingest, membership, presence, tls};
 use process::Process;
@@ -47,6 +49,10 @@ pub struct Metrics {
     pub membership: membership::Metrics,
     /// Of the HTTP layer.
     pub http: http::Metrics,
+    /// Of limits that are met.
+    pub limits: Limits,
+    /// Of memory.
+    pub memory: Memory,
 }
 
 /// What is looked at when somebody asks.
@@ -81,6 +87,8 @@ impl Metrics {
         self.presence.register(registry);
         self.tls.register(registry);
         self.http.register(registry);
+        self.limits.register(registry);
+        self.memory.register(registry);
         root
     }
 }

@@ -13,9 +13,10 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 /// dropped: a blocked terminal must not block the server.
 const WAITING_LINES: usize = 128_000;
 
-/// Libraries whose messages are about their own workings; named in `level` they speak as told.
+/// Libraries whose messages are about their own workings; named in `level` they speak as told. The HTTP library makes
+/// an error of every request that is none, with which anybody could fill the log.
 const QUIET: &str = "hyper=warn,reqwest=warn,sqlx=warn,rustls=warn,async_nats=warn,\
-    actix_server=warn,actix_http=warn,actix_web=warn,mio=warn,h2=warn";
+    actix_server=warn,actix_http=off,actix_web=warn,mio=warn,h2=warn";
 
 /// The `logging` section.
 #[derive(Debug, Clone, Serialize, Deserialize)]

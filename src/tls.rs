@@ -108,6 +108,15 @@ pub enum TlsError {
     Authorities(String),
 }
 
+/// Why there are no keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disagreement {
+    /// The client speaks no TLS that the server does, or went away.
+    Failed,
+    /// It took too long.
+    Slow,
+}
+
 /// The bytes of the files.
 #[derive(Debug, PartialEq, Eq)]
 struct Files {
@@ -157,17 +166,20 @@ impl Tls {
         Ok(Some((tls, task)))
     }
 
-    /// Agrees on keys with who has connected; `None` where that fails.
-    pub async fn accept(&self, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    /// Agrees on keys with who has connected.
+    ///
+    /// # Errors
+    /// That fails, or takes too long; which is counted.
+    pub async fn accept(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Disagreement> {
         let config = Arc::clone(&self.current.borrow());
         let accepting = TlsAcceptor::from(config).accept(stream);
-        match timeout(HANDSHAKE, accepting).await {
-            Ok(Ok(stream)) => Some(stream),
-            Ok(Err(_)) | Err(_) => {
-                self.metrics.failed.inc();
-                None
-            }
-        }
+        let agreed = match timeout(HANDSHAKE, accepting).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(_)) => Disagreement::Failed,
+            Err(_) => Disagreement::Slow,
+        };
+        self.metrics.failed.inc();
+        Err(agreed)
     }
 }
 

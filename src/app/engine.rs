@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::database::{self, Database, Part};
 use crate::event::decode::Rules;
 use crate::hub::Hub;
-use crate::hub::admission::{Admission, Quota};
+use crate::hub::admission::Admission;
 use crate::inbox::{self, Inbox};
 use crate::ingest::Ingest;
 use crate::membership::Membership;
@@ -150,10 +150,7 @@ fn tell_presence(
 }
 
 fn new_hub(config: &Config, metrics: &Metrics, bus: &Bus) -> Hub {
-    let admission = Admission::new(Quota {
-        total: config.server.max_connections,
-        per_user: config.server.max_connections_per_user,
-    });
+    let admission = Admission::new(config.server.quota(), metrics.memory.clone());
     Hub::new(
         config.stream.clone(),
         config.history.clone(),

@@ -1,20 +1,18 @@
 //! The ports: what listens on them, with which threads, files and order of service.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::App;
-use actix_web::dev::Service as _;
 use actix_web_lab::middleware::CatchPanic;
 use tracing::{info, warn};
 
 use super::BuildError;
+use crate::bounds::Bounds;
 use crate::config::Config;
-use crate::http::{self, Exporter, Parts};
+use crate::http::{self, Exporter, Gate, Parts};
 use crate::hub::Hub;
-use crate::listener::{self, Listener};
+use crate::listener::{self, Listener, SocketLimit};
 use crate::tls::Tls;
 
 /// Whoever was sent an event within this time is likely to be sent another one.
@@ -25,9 +23,6 @@ const SCRAPERS: u32 = 64;
 
 /// The open files limit where it can't be found out.
 const USUAL_FILES: usize = 1_024;
-
-/// Files that connections leave to the database, NATS, and the rest of the process.
-const RESERVED_FILES: usize = 256;
 
 /// Each connection takes a file, and the usual soft limit of 1,024 is for programs that use
 /// `select`. Gives the limit.
@@ -50,29 +45,29 @@ pub(super) fn raise_file_limit() -> usize {
 pub(super) fn listen(
     config: &Config,
     parts: Parts,
-    files: usize,
+    bounds: &Bounds,
     tls: Option<Tls>,
 ) -> Result<Listener, BuildError> {
     let address = SocketAddr::new(config.host(), config.server.port);
     let origins = config.server.allowed_origins.clone();
-    let threads = workers(config);
     let settings = listener::Settings {
         address,
         backlog: config.server.backlog,
-        threads,
+        threads: bounds.threads,
         // The hub counts streams and answers when there are too many. This is for the rest, such as
-        // idle connections: without files, accepting would fail for everybody.
-        connections: (files.saturating_sub(RESERVED_FILES) / threads).max(1),
+        // idle connections.
+        sockets: bounds.sockets.clone(),
+        limits: bounds.limits.clone(),
         // A little later than the hub, which can tell a stalled reader from a broken connection and
         // says so.
         dead_after: config.stream.write_timeout.0.mul_f64(1.5),
         tls,
         h2c: config.server.h2c,
     };
-    let requests = Arc::new(AtomicUsize::new(0));
+    let gate = bounds.gate();
     let load = Load {
         hub: parts.hub.clone(),
-        requests: Arc::clone(&requests),
+        gate: gate.clone(),
         events: 0,
         since: None,
     };
@@ -81,17 +76,9 @@ pub(super) fn listen(
         let (local, shard) = parts.hub.open_shard();
         actix_web::rt::spawn(shard.run());
         let parts = parts.clone();
-        let requests = Arc::clone(&requests);
+        let gate = gate.clone();
         App::new()
-            .wrap_fn(move |request, service| {
-                let open = Open::begin(&requests);
-                let answer = service.call(request);
-                async move {
-                    let answer = answer.await;
-                    drop(open);
-                    answer
-                }
-            })
+            .wrap_fn(move |request, service| gate.pass(request, service))
             .wrap(http::cors(&origins))
             .wrap(CatchPanic::default())
             .configure(move |service| http::configure(service, parts, local))
@@ -103,8 +90,7 @@ pub(super) fn listen(
 #[derive(Clone)]
 struct Load {
     hub: Hub,
-    /// Requests that are not answered yet.
-    requests: Arc<AtomicUsize>,
+    gate: Gate,
     events: u64,
     since: Option<Instant>,
 }
@@ -120,7 +106,7 @@ impl listener::Load for Load {
     }
 
     fn streaming(&self) -> bool {
-        self.hub.admission().total() > 0 || self.requests.load(Ordering::Relaxed) > 0
+        self.hub.admission().total() > 0 || self.gate.open() > 0
     }
 }
 
@@ -128,6 +114,7 @@ impl listener::Load for Load {
 pub(super) fn listen_for_scrapers(
     config: &Config,
     exporter: &Exporter,
+    bounds: &Bounds,
 ) -> Result<Option<Listener>, BuildError> {
     let Some(port) = config.metrics.port else {
         return Ok(None);
@@ -137,15 +124,17 @@ pub(super) fn listen_for_scrapers(
         address,
         backlog: SCRAPERS,
         threads: 1,
-        connections: SCRAPERS as usize,
+        sockets: SocketLimit::new(SCRAPERS as usize),
+        limits: bounds.limits.clone(),
         dead_after: config.stream.write_timeout.0,
         tls: None,
         h2c: false,
     };
-    let exporter = exporter.clone();
+    let (exporter, gate) = (exporter.clone(), bounds.gate());
     let app = move || {
-        let exporter = exporter.clone();
+        let (exporter, gate) = (exporter.clone(), gate.clone());
         App::new()
+            .wrap_fn(move |request, service| gate.pass(request, service))
             .wrap(CatchPanic::default())
             .configure(move |service| http::configure_metrics(service, exporter))
     };
@@ -165,28 +154,5 @@ impl listener::Load for Scrapes {
 
     fn streaming(&self) -> bool {
         false
-    }
-}
-
-/// A request, until it is answered or given up.
-struct Open(Arc<AtomicUsize>);
-
-impl Open {
-    fn begin(requests: &Arc<AtomicUsize>) -> Self {
-        requests.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(requests))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn workers(config: &Config) -> usize {
-    match config.server.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
     }
 }

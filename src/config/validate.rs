@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     database(config, &mut problems);
     origins(config, &mut problems);
     sign_in(config, &mut problems);
+    limits(config, &mut problems);
     keys(config, &mut problems);
     files(config, &mut problems);
     metrics(config, &mut problems);
@@ -332,6 +333,31 @@ fn origins(config: &Config, problems: &mut Vec<Problem>) {
 fn sign_in(config: &Config, problems: &mut Vec<Problem>) {
     if let Err(why) = config.server.check_sign_in() {
         problems.push(Problem::at("server.sign_in", why).with_value(&config.server.sign_in));
+    }
+}
+
+/// Limits that would keep everybody out, or let nobody be told from another.
+fn limits(config: &Config, problems: &mut Vec<Problem>) {
+    /// So that every address and token that the server has use for gets through.
+    const LEAST_HEAD: u64 = 1024;
+    /// The library takes no more before it has read a request.
+    const MOST_HEAD: u64 = 64 * 1024;
+    let server = &config.server;
+    if let Err(why) = server.proxies() {
+        problems.push(Problem::at("server.trusted_proxies", why));
+    }
+    if !(1..=128).contains(&server.ipv6_prefix) {
+        let problem = Problem::at("server.ipv6_prefix", "must be from 1 to 128");
+        problems.push(problem.with_value(server.ipv6_prefix));
+    }
+    for (key, size) in [
+        ("server.max_uri", server.max_uri),
+        ("server.max_headers", server.max_headers),
+    ] {
+        if !(LEAST_HEAD..=MOST_HEAD).contains(&size.0) {
+            let why = "must be from 1 KiB to 64 KiB";
+            problems.push(Problem::at(key, why).with_value(size));
+        }
     }
 }
 

@@ -204,8 +204,7 @@ fn collect(
             channels.push(channel);
         }
         if channels.len() > MAX_CHANNELS {
-            let problem = format!("a stream has at most {MAX_CHANNELS} channels");
-            return Err(wrong(problem));
+            return Err(ApiError::Channels(MAX_CHANNELS));
         }
     }
     Ok(channels)

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::units::{Period, one_or_more};
+use crate::address::{ForwardedHeader, ProxySettings, Trusted};
+use crate::hub::admission::Quota;
+use crate::memory::MemoryLimit;
+use crate::units::{Period, Size, one_or_more};
 
 /// The `server` section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,6 +27,27 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// The most streams of one user on this instance.
     pub max_connections_per_user: usize,
+    /// The most streams from one address on this instance; 0 for no limit.
+    pub max_connections_per_address: usize,
+    /// New streams on this instance in each second; 0 for no limit.
+    pub connection_rate: u32,
+    /// New streams from one address in each second; 0 for no limit.
+    pub connection_rate_per_address: u32,
+    /// The networks of proxies that may say for whom they speak.
+    #[serde(deserialize_with = "one_or_more")]
+    pub trusted_proxies: Vec<String>,
+    /// Where they say it.
+    pub forwarded_header: ForwardedHeader,
+    /// How many leading bits of IPv6 addresses tell clients apart.
+    pub ipv6_prefix: u8,
+    /// The most sockets; 0 for as many as there may be open files.
+    pub max_sockets: usize,
+    /// The longest address of a request.
+    pub max_uri: Size,
+    /// The largest headers of a request, together.
+    pub max_headers: Size,
+    /// Above how much memory no new streams are taken.
+    pub memory_limit: MemoryLimit,
     /// Messages that one user may publish over HTTP, in each second, on this instance.
     pub publish_rate: u32,
     /// Messages that one user may publish at once.
@@ -54,6 +78,33 @@ pub(super) enum SignIn {
 }
 
 impl ServerConfig {
+    /// How many streams are allowed.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        Quota {
+            total: self.max_connections,
+            per_user: self.max_connections_per_user,
+            per_address: self.max_connections_per_address,
+            rate: self.connection_rate,
+            rate_per_address: self.connection_rate_per_address,
+        }
+    }
+
+    /// Which proxies are believed.
+    ///
+    /// # Errors
+    /// One of the networks is none; says which, and what would be right.
+    pub fn proxies(&self) -> Result<ProxySettings, String> {
+        let trusted = self.trusted_proxies.iter();
+        Ok(ProxySettings {
+            trusted: trusted
+                .map(|text| Trusted::parse(text))
+                .collect::<Result<_, _>>()?,
+            header: self.forwarded_header,
+            ipv6_prefix: self.ipv6_prefix,
+        })
+    }
+
     /// Whether `sign_in` is what it can be.
     ///
     /// # Errors
@@ -92,6 +143,16 @@ impl Default for ServerConfig {
             backlog: 16_384,
             max_connections: 10_000,
             max_connections_per_user: 20,
+            max_connections_per_address: 0,
+            connection_rate: 0,
+            connection_rate_per_address: 0,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
+            ipv6_prefix: 64,
+            max_sockets: 0,
+            max_uri: Size(16 * 1024),
+            max_headers: Size(32 * 1024),
+            memory_limit: MemoryLimit::Auto,
             publish_rate: 1_000,
             publish_burst: 2_000,
             unready_delay: Period::secs(0),

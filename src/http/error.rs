@@ -2,6 +2,7 @@
 //! Errors are `application/problem+json` (RFC 9457).
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use actix_web::error::{JsonPayloadError, PayloadError, QueryPayloadError};
@@ -13,6 +14,8 @@ use tracing::{debug, warn};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use rand::Rng as _;
+
 use super::rate::seconds;
 use crate::acknowledgements::AckError;
 use crate::auth::TokenError;
@@ -21,10 +24,14 @@ use crate::causes::Causes;
 use crate::database::DatabaseError;
 use crate::event::decode::Rejection;
 use crate::hub::admission::Refusal;
+use crate::limits::Limit;
 use crate::messages::MessageError;
 
 /// When a client should ask again after the server could not serve it, in seconds.
 const RETRY_AFTER_SECS: u64 = 2;
+
+/// The seconds over which those come back who met a limit, so that they do not meet it again together.
+const SPREAD_SECS: u64 = 8;
 
 /// Everything that a request can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +83,21 @@ pub enum ApiError {
         /// When there may be more.
         wait: Duration,
     },
+    /// Too many channels for one stream.
+    #[error("channel: a stream has up to {0} channels")]
+    Channels(usize),
+    /// Too many requests of one connection wait for their answer.
+    #[error("too many requests of this connection wait for their answer")]
+    Crowded,
+    /// The address is longer than allowed.
+    #[error("the address is longer than the {0} bytes that are accepted")]
+    LongUri(usize),
+    /// The headers are longer than allowed.
+    #[error("the headers are larger than the {0} bytes that are accepted")]
+    LongHeaders(usize),
+    /// The body has not come in time.
+    #[error("the body has not come in time")]
+    SlowBody,
     /// The body is longer than allowed.
     #[error("the body is larger than the {0} bytes that are accepted")]
     TooLarge(usize),
@@ -144,6 +166,7 @@ impl ApiError {
             Self::Invalid { field, .. } => Some(field.clone()),
             Self::Publish(PublishError::Subject(_)) => Some("subject".into()),
             Self::Rejected(_) => Some("body".into()),
+            Self::Channels(_) => Some("channel".into()),
             _ => None,
         }
     }
@@ -153,10 +176,42 @@ impl ApiError {
         self.status_code()
     }
 
+    /// The limit that was met, if one was.
+    pub(super) fn limit(&self) -> Option<Limit> {
+        Some(match self {
+            Self::Refused(refusal) => match refusal {
+                Refusal::Full(_) => Limit::Connections,
+                Refusal::UserFull(_) => Limit::UserConnections,
+                Refusal::AddressFull(_) => Limit::AddressConnections,
+                Refusal::TooFast(_) => Limit::ConnectionRate,
+                Refusal::AddressTooFast(_) => Limit::AddressConnectionRate,
+                Refusal::Memory => Limit::Memory,
+                Refusal::Stopping => return None,
+            },
+            Self::TooMany { .. } => Limit::PublishRate,
+            Self::Channels(_) => Limit::Channels,
+            Self::Crowded => Limit::Requests,
+            Self::LongUri(_) => Limit::Uri,
+            Self::LongHeaders(_) => Limit::Headers,
+            Self::SlowBody => Limit::SlowBody,
+            Self::TooLarge(_) => Limit::Body,
+            Self::Rejected(Rejection::TooLarge { .. })
+            | Self::Publish(PublishError::TooLarge(_)) => Limit::Payload,
+            _ => return None,
+        })
+    }
+
     /// When a client should ask again, in seconds.
     fn retry_after(&self) -> u64 {
+        let spread = || rand::rng().random_range(0..=SPREAD_SECS);
         match self {
             Self::TooMany { wait } => seconds(*wait).max(1),
+            Self::Refused(Refusal::TooFast(wait) | Refusal::AddressTooFast(wait)) => {
+                seconds(*wait).max(1) + spread()
+            }
+            // At once: another instance takes whoever comes back.
+            Self::Refused(Refusal::Stopping) => RETRY_AFTER_SECS,
+            Self::Refused(_) => RETRY_AFTER_SECS + spread(),
             _ => RETRY_AFTER_SECS,
         }
     }
@@ -170,10 +225,15 @@ impl ResponseError for ApiError {
             }
             Self::Token(_) | Self::Scrape => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::Refused(Refusal::UserFull(_)) | Self::TooMany { .. } => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
-            Self::Refused(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Refused(
+                Refusal::UserFull(_) | Refusal::AddressFull(_) | Refusal::AddressTooFast(_),
+            )
+            | Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Refused(_) | Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LongUri(_) => StatusCode::URI_TOO_LONG,
+            Self::LongHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Self::Channels(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Rejected(Rejection::TooLarge { .. })
             | Self::TooLarge(_)
             | Self::Publish(PublishError::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -231,7 +291,8 @@ impl ApiError {
     /// The causes are for the operator; the answer only has the request id to find them by.
     fn log(&self, request_id: &str, status: StatusCode) {
         let causes = Causes(self).to_string();
-        if status.is_server_error() {
+        // Limits have lines of their own, no more than so many.
+        if status.is_server_error() && self.limit().is_none() {
             warn!(
                 request_id,
                 status = status.as_u16(),
@@ -283,6 +344,7 @@ pub(super) fn query(error: QueryPayloadError, _: &HttpRequest) -> actix_web::Err
 pub(super) fn body(error: &actix_web::Error, limit: usize) -> ApiError {
     match error.as_error::<PayloadError>() {
         Some(PayloadError::Overflow) => ApiError::TooLarge(limit),
+        Some(PayloadError::Io(error)) if error.kind() == ErrorKind::TimedOut => ApiError::SlowBody,
         _ => ApiError::Invalid {
             field: "body".into(),
             problem: error.to_string(),
@@ -295,6 +357,11 @@ pub(super) fn json(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error
     match error {
         JsonPayloadError::OverflowKnownLength { limit, .. }
         | JsonPayloadError::Overflow { limit } => ApiError::TooLarge(limit),
+        JsonPayloadError::Payload(PayloadError::Io(error))
+            if error.kind() == ErrorKind::TimedOut =>
+        {
+            ApiError::SlowBody
+        }
         other => ApiError::Invalid {
             field: "body".into(),
             problem: other.to_string(),

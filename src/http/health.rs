@@ -59,6 +59,7 @@ struct Components {
     database: Component,
     hub: Component,
     auth: Component,
+    memory: Component,
 }
 
 /// How the server is doing.
@@ -130,6 +131,7 @@ impl Health {
                 None => Component::up("keys are loaded"),
                 Some(problem) => Component::down(problem),
             },
+            memory: self.memory(),
         }
     }
 
@@ -158,6 +160,14 @@ impl Health {
             Component::down("no thread serves connections yet")
         } else {
             Component::up(format!("{} connections", hub.admission().total()))
+        }
+    }
+
+    fn memory(&self) -> Component {
+        let memory = self.0.hub.admission().memory();
+        match memory.is_short() {
+            false => Component::up(memory.detail()),
+            true => Component::down(memory.detail()),
         }
     }
 
@@ -216,6 +226,7 @@ impl Components {
             ("database", &self.database),
             ("hub", &self.hub),
             ("auth", &self.auth),
+            ("memory", &self.memory),
         ];
         all.into_iter()
             .filter(|(_, component)| !component.up)
@@ -243,11 +254,11 @@ pub(super) async fn live() -> HttpResponse {
     operation_id = "ready",
     tag = "Operations",
     responses(
-        (status = 200, description = "Bus, database, hub and keys are up.", body = Report,
-            example = json!({"status": "ready", "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
+        (status = 200, description = "Bus, database, hub, keys and memory are well.", body = Report,
+            example = json!({"status": "ready", "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
         (status = 503, description = "Something is not; `problems` says what, in words.", body = Report,
             headers(("Retry-After" = u64, description = "After how many seconds to ask again")),
-            example = json!({"status": "not_ready", "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
+            example = json!({"status": "not_ready", "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
     ),
 )]
 pub(super) async fn ready(health: Data<Health>) -> HttpResponse {
@@ -261,11 +272,11 @@ pub(super) async fn ready(health: Data<Health>) -> HttpResponse {
     operation_id = "health",
     tag = "Operations",
     responses(
-        (status = 200, description = "Bus, database, hub and keys are up.", body = Report,
-            example = json!({"status": "ok", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
+        (status = 200, description = "Bus, database, hub, keys and memory are well.", body = Report,
+            example = json!({"status": "ok", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
         (status = 503, description = "Something is not; `problems` says what, in words.", body = Report,
             headers(("Retry-After" = u64, description = "After how many seconds to ask again")),
-            example = json!({"status": "unhealthy", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}}})),
+            example = json!({"status": "unhealthy", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
     ),
 )]
 pub(super) async fn health(health: Data<Health>) -> HttpResponse {

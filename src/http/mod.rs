@@ -14,6 +14,7 @@ mod development;
 mod error;
 mod events;
 mod exposition;
+mod gate;
 mod health;
 mod history;
 mod messages;
@@ -38,12 +39,14 @@ pub use cors::cors;
 pub use credentials::ClientCertificates;
 pub use development::Development;
 pub use error::ApiError;
+pub use gate::{Answer, Gate, HeadLimits};
 pub use health::Health;
 pub use metrics::{Exporter, Metrics, MetricsConfig, configure_metrics};
 pub use pages::Pages;
 pub use rate::PublishRate;
 
 use crate::acknowledgements::Acknowledgements;
+use crate::address::Proxies;
 use crate::archive::Archive;
 use crate::auth::Verifier;
 use crate::authorize::Authorizer;
@@ -106,6 +109,8 @@ pub struct Parts {
     pub presence: Presence,
     /// Knows what was no event.
     pub rejections: Rejections,
+    /// Knows from where requests come.
+    pub proxies: Proxies,
     /// Says how much may be published.
     pub rate: PublishRate,
     /// Counts what the HTTP layer does.
@@ -143,6 +148,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.peers))
         .app_data(Data::new(parts.presence))
         .app_data(Data::new(parts.rejections))
+        .app_data(Data::new(parts.proxies))
         .app_data(Data::new(parts.rate))
         .app_data(Data::new(parts.pages))
         .app_data(Data::new(parts.metrics))

@@ -12,6 +12,8 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::error::ApiError;
+use super::gate::origin;
+use crate::address::{Origin, Proxies};
 use crate::archive::Archive;
 use crate::auth::{Identity, Verifier};
 use crate::event::{Channel, ChatId, Timestamp};
@@ -89,6 +91,7 @@ pub(super) type Parts = (
     Data<Verifier>,
     Data<Notifications>,
     Data<Inbox>,
+    Data<Proxies>,
 );
 
 /// What is asked for.
@@ -148,7 +151,7 @@ async fn open_as(
     request: &HttpRequest,
     identity: &Identity,
     wanted: Wanted,
-    (local, hub, membership, archive, verifier, notifications, inbox): Parts,
+    (local, hub, membership, archive, verifier, notifications, inbox, proxies): Parts,
     connection_id: Uuid,
 ) -> Result<(SessionStream, Vec<Following>), ApiError> {
     let Wanted {
@@ -159,14 +162,15 @@ async fn open_as(
         device,
     } = wanted;
     let device = device.name()?;
-    let permit = hub.admit(&identity.user)?;
+    let from = origin(request, &proxies);
+    let permit = hub.admit(&identity.user, from.and_then(|from| from.network))?;
     info!(agent = agent(request), "connected");
     let opening = Opening {
         named,
         scope: scope.clone(),
         client: Client {
             transport,
-            remote: request.peer_addr().map(|peer| peer.to_string().into()),
+            remote: remote(request, from),
             user_agent: agent(request).into(),
             shared: request
                 .conn_data::<SharedConnection>()
@@ -258,6 +262,15 @@ fn resume(request: &HttpRequest, parameter: Option<&str>) -> Resume {
         "" => Resume::Fresh,
         id => id.parse().map_or(Resume::Unreadable, Resume::After),
     }
+}
+
+/// Where a client connects from: with its port, where no proxy stands between.
+fn remote(request: &HttpRequest, from: Option<Origin>) -> Option<Box<str>> {
+    let (peer, from) = (request.peer_addr()?, from?);
+    Some(match peer.ip().to_canonical() == from.address {
+        true => peer.to_string().into(),
+        false => from.address.to_string().into(),
+    })
 }
 
 fn agent(request: &HttpRequest) -> String {

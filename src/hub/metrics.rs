@@ -110,7 +110,7 @@ impl Metrics {
         );
         registry.register(
             "events_shed",
-            "Ephemeral events dropped because an outbox was full",
+            "Ephemeral events dropped because an outbox was full or memory is short",
             self.shed.clone(),
         );
         registry.register(
@@ -164,7 +164,7 @@ impl Metrics {
         );
         registry.register(
             "connections_refused",
-            "Streams not opened because of a limit, or because the instance stops, by reason",
+            "Streams not opened because of a limit, for want of memory, or because the instance stops, by reason",
             self.refused.clone(),
         );
     }

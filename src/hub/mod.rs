@@ -54,8 +54,9 @@ pub use settings::StreamConfig;
 pub use stream::{LocalHub, PendingSession, SessionStream};
 pub use task::ShardTask;
 
+use crate::address::Network;
 use crate::event::{Channel, ChatId, Event, EventId, Frame, Tracked, UserId};
-use admission::{Admission, Permit, Refusal};
+use admission::{Admission, Permit, Quota, Refusal};
 use handout::Handout;
 use history::History;
 use shard::Shard;
@@ -158,6 +159,7 @@ impl Hub {
             self.0.metrics.clone(),
             Arc::clone(&self.0.history),
             self.0.attendance.clone(),
+            self.0.admission.memory().clone(),
             shards.head,
         );
         let hub = LocalHub(Rc::new(RefCell::new(shard)));
@@ -422,13 +424,19 @@ impl Hub {
         &self.0.attendance
     }
 
-    /// Admits one more connection of `user`.
+    /// Admits one more connection of `user`; `address` is what it counts under besides, if anything.
     ///
     /// # Errors
     /// A limit is reached, or the instance stops; which is counted.
-    pub fn admit(&self, user: &UserId) -> Result<Permit, Refusal> {
-        let admitted = self.0.admission.admit(user);
+    pub fn admit(&self, user: &UserId, address: Option<Network>) -> Result<Permit, Refusal> {
+        let admitted = self.0.admission.admit(user, address, Instant::now());
         admitted.inspect_err(|refusal| self.0.metrics.refused(*refusal))
+    }
+
+    /// So many connections are allowed from now on; those that there are stay.
+    pub fn set_quota(&self, quota: Quota) {
+        self.0.admission.set_quota(quota);
+        self.0.metrics.allowed(quota.total);
     }
 
     /// Who is counted and admitted.

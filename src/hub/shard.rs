@@ -34,7 +34,8 @@ use super::registry::{Registry, SessionKey};
 use super::schedule::{Due, Schedule};
 use super::session::{Action, Phase, Session, Timing, connection_span};
 use super::settings::StreamConfig;
-use crate::event::{Channel, Event, EventId, Frame, MembershipChange, Timestamp, UserId};
+use crate::event::{Channel, Class, Event, EventId, Frame, MembershipChange, Timestamp, UserId};
+use crate::memory::Memory;
 
 /// The most bytes handed to the connection at once. The HTTP layer flushes at 32 KiB, so that one
 /// such piece still leaves as one write.
@@ -60,6 +61,7 @@ pub(super) struct Shard {
     history: Arc<RwLock<History>>,
     /// Of all shards.
     attendance: Attendance,
+    memory: Memory,
     /// The last event with a place in the log that went through here.
     head: EventId,
     /// The number of the last event without one that went through here.
@@ -75,6 +77,7 @@ impl Shard {
         metrics: Metrics,
         history: Arc<RwLock<History>>,
         attendance: Attendance,
+        memory: Memory,
         head: EventId,
     ) -> Self {
         Self {
@@ -92,6 +95,7 @@ impl Shard {
             metrics,
             history,
             attendance,
+            memory,
             head,
             unlogged: 0,
             serial: 0,
@@ -131,6 +135,8 @@ impl Shard {
             ..
         } = self;
         let (mut recipients, mut shed) = (0, 0);
+        // Before anything else suffers for want of memory.
+        let sheds = event.frame.class() == Class::Ephemeral && self.memory.is_short();
         // An event without a position is always new.
         let position = event.id.map_or(u64::MAX, |id| id.position());
         // What a session gets that has had the event itself: it moves on by its position.
@@ -140,6 +146,10 @@ impl Shard {
         };
         registry.route(&event.audience, |key, session| {
             if !session.is_live() || position <= session.has_up_to {
+                return;
+            }
+            if sheds {
+                shed += 1;
                 return;
             }
             let frame = match &only_id {

@@ -9,6 +9,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::memory;
+
 /// The unit of times in `/proc/self/stat`: what user space sees on Linux is always 100 in a second.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -45,7 +47,7 @@ impl Collector for Process {
         gauge(
             "process_resident_memory_bytes",
             "Memory that the process holds",
-            resident_bytes(),
+            memory::resident().map(|bytes| bytes as f64),
         )?;
         gauge(
             "process_open_fds",
@@ -70,15 +72,6 @@ impl Collector for Process {
         }
         Ok(())
     }
-}
-
-fn resident_bytes() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024.0)
 }
 
 fn open_files() -> Option<f64> {

@@ -42,6 +42,7 @@ with_each!(
     two_hundred_streams_share_one_connection,
     tokens_are_not_written_down,
     instances_hear_who_asks,
+    clients_are_told_apart_by_their_addresses,
     bodies_may_be_as_large_as_the_server_takes,
     metrics_stay_inside,
 );
@@ -337,6 +338,27 @@ async fn instances_hear_who_asks(kind: Kind) {
             "{line} in {head}"
         );
     }
+}
+
+async fn clients_are_told_apart_by_their_addresses(kind: Kind) {
+    let settings = Settings::new()
+        .set("server.trusted_proxies", json!(["127.0.0.1"]))
+        .set("server.max_connections_per_address", 1);
+    let server = Server::start(settings).await;
+    let proxy = WebProxy::start(kind, &[server.address()]).await;
+    let open = |from: &str| {
+        // What a client makes up does not get through.
+        let request = Request::get("/events")
+            .bearer(&tokens::of_user(2))
+            .header("x-forwarded-for", "203.0.113.9")
+            .from(from);
+        proxy.send(request)
+    };
+    let _first = open("127.0.0.2").await;
+    assert_eq!(open("127.0.0.2").await.status, 429);
+    assert_eq!(open("127.0.0.3").await.status, 200);
+    let line = server.limit_line("address_connections").await;
+    assert_eq!(line.text("address"), "127.0.0.2");
 }
 
 async fn bodies_may_be_as_large_as_the_server_takes(kind: Kind) {

@@ -25,7 +25,7 @@ const RETRY_AFTER: Option<(&str, &str, Type)> = Some((
     Type::Integer,
 ));
 
-const REFUSALS: [Refusal; 10] = [
+const REFUSALS: [Refusal; 13] = [
     Refusal {
         status: 401,
         name: "Unauthorized",
@@ -55,6 +55,12 @@ const REFUSALS: [Refusal; 10] = [
         header: Some(("Allow", "The methods that there are", Type::String)),
     },
     Refusal {
+        status: 408,
+        name: "SlowBody",
+        means: "The body has not come in time.",
+        header: None,
+    },
+    Refusal {
         status: 409,
         name: "Conflict",
         means: "Another message has the id, or there are as many acknowledgements as are kept.",
@@ -67,6 +73,12 @@ const REFUSALS: [Refusal; 10] = [
         header: None,
     },
     Refusal {
+        status: 414,
+        name: "LongUri",
+        means: "The address is longer than accepted.",
+        header: None,
+    },
+    Refusal {
         status: 422,
         name: "Invalid",
         means: "A part of the request can't be used; `field` says which, `detail` what would be right.",
@@ -75,8 +87,14 @@ const REFUSALS: [Refusal; 10] = [
     Refusal {
         status: 429,
         name: "TooMany",
-        means: "More streams or messages than this user may have.",
+        means: "More streams or messages than this user, or this address, may have.",
         header: RETRY_AFTER,
+    },
+    Refusal {
+        status: 431,
+        name: "LongHeaders",
+        means: "The headers are larger than accepted.",
+        header: None,
     },
     Refusal {
         status: 501,
@@ -87,7 +105,7 @@ const REFUSALS: [Refusal; 10] = [
     Refusal {
         status: 503,
         name: "Unavailable",
-        means: "The server can't do this now: the bus, the database or the keys are away, or it is full or stopping.",
+        means: "The server can't do this now: the bus, the database or the keys are away, or it is full, short of memory or stopping.",
         header: RETRY_AFTER,
     },
 ];
@@ -156,9 +174,9 @@ macro_rules! groups {
 
 groups! {
     /// What whoever asks for a token can answer.
-    ForToken: [401, 403, 422, 503];
+    ForToken: [401, 403, 414, 422, 431, 503];
     /// What whoever reads a body can answer.
-    ForBody: [413, 422];
+    ForBody: [408, 413, 422];
     /// What whoever counts what users do can answer.
     ForRate: [429];
     /// What is there in development mode only can answer.

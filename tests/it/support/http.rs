@@ -2,7 +2,7 @@
 //! on the wire, and lets a test stop reading.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
@@ -19,6 +19,7 @@ pub(crate) struct Request {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     receive_buffer: Option<usize>,
+    from: Option<IpAddr>,
 }
 
 /// A response whose head has been read.
@@ -44,6 +45,7 @@ impl Request {
             headers: Vec::new(),
             body: Vec::new(),
             receive_buffer: None,
+            from: None,
         }
     }
 
@@ -76,6 +78,12 @@ impl Request {
         self
     }
 
+    /// Connects from another of this machine's addresses.
+    pub(crate) fn from(mut self, address: &str) -> Self {
+        self.from = Some(address.parse().unwrap());
+        self
+    }
+
     /// Sends the request and reads the head of the response.
     pub(crate) async fn send(&self, address: SocketAddr) -> Response {
         let what = format!("the answer to {} {}", self.method, self.path());
@@ -104,6 +112,11 @@ impl Request {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        if let Some(from) = self.from {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(SocketAddr::new(from, 0))?;
+            return socket.connect(address).await;
+        }
         let Some(bytes) = self.receive_buffer else {
             return TcpStream::connect(address).await;
         };

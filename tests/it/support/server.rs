@@ -118,6 +118,18 @@ impl Server {
         super::scrape::sum(&text, name, label)
     }
 
+    /// How often a limit was met.
+    pub(crate) async fn limited(&self, limit: &str) -> f64 {
+        let label = format!("limit=\"{limit}\"");
+        self.metric("notify_limited_total", &label).await
+    }
+
+    /// Waits for the line of the log that says that a limit was met.
+    pub(crate) async fn limit_line(&self, limit: &str) -> LogLine {
+        self.log_line(|line| line.message() == "a limit was met" && line.text("limit") == limit)
+            .await
+    }
+
     /// Waits until a metric has a value.
     pub(crate) async fn metric_becomes(&self, name: &str, label: &str, value: f64) {
         eventually(&format!("{name}{{{label}}} to be {value}"), || async {

@@ -4,33 +4,44 @@
 //! While events are being delivered it also rests between some few, so that newcomers don't take all of
 //! its time. Those that wait do so in the kernel, where they cost nothing: when thousands of clients
 //! come at once, the streams that are open already go on receiving.
+//!
+//! Sockets are bounded by `room`, which also says who makes room for others, and watched by `guard`.
 
-use std::cell::Cell;
+mod connection;
+mod entering;
+mod guard;
+mod http2;
+mod room;
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::body::MessageBody;
+use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol as HttpProtocol, Request, Response};
-use actix_service::{
-    IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt as _, map_config,
-};
+use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, map_config};
 use actix_web::dev::AppConfig;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+pub use connection::{Busy, Connection};
+pub use room::SocketLimit;
+
+use crate::limits::{Limit, Limits};
 use crate::tls::Tls;
+use entering::{Entering, enter_plain, enter_tls, find_dead_peers};
+use guard::Guard;
+use room::Room;
 
 /// How long a client may take to send a request's head, and to take leave.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,9 +60,6 @@ const BEFORE_REST: u32 = 8;
 /// second and thread.
 const REST: Duration = Duration::from_millis(1);
 
-/// What an HTTP/2 connection without TLS begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0";
-
 /// How often it is looked whether HTTP/2 connections still have streams, when the server stops.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -65,7 +73,9 @@ pub struct Settings {
     /// Threads that serve.
     pub threads: usize,
     /// Connections that each thread may have.
-    pub connections: usize,
+    pub sockets: SocketLimit,
+    /// Counts those that met a limit.
+    pub limits: Limits,
     /// A peer that acknowledges nothing for so long is given up by the kernel.
     pub dead_after: Duration,
     /// How the server proves itself; plain HTTP without.
@@ -83,11 +93,11 @@ pub struct ClientCertificate;
 #[derive(Debug, Clone)]
 pub struct SharedConnection(pub CancellationToken);
 
-/// The connection that is about to be handed to the HTTP library.
-type Next = Rc<Cell<Option<CancellationToken>>>;
-
 /// Where a connection comes from, and what is spoken on it.
 type Arrived<T> = (T, HttpProtocol, Option<SocketAddr>);
+
+/// The same, watched.
+type Watched<T> = (Guard<T>, HttpProtocol, Option<SocketAddr>);
 
 /// A server that listens.
 #[derive(Debug)]
@@ -174,7 +184,7 @@ where
             .spawn(move || {
                 // What `app` makes may begin tasks of this thread.
                 LocalSet::new().block_on(&runtime, async {
-                    let (stop, next) = (thread.stop.clone(), Next::default());
+                    let stop = thread.stop.clone();
                     let app = app()
                         .into_factory()
                         .map_err(|error| error.into().error_response());
@@ -182,18 +192,20 @@ where
                     match thread.settings.tls.clone() {
                         None => {
                             let h2c = thread.settings.h2c;
-                            let service =
-                                http_service(stop, Rc::clone(&next), app, |_: &TcpStream| false);
-                            let enter = move |stream| enter_plain(stream, h2c);
-                            thread.run(load, service, next, enter).await;
+                            let service = http_service(stop, app, |_: &TcpStream| false);
+                            let limits = thread.settings.limits.clone();
+                            let enter = move |stream| enter_plain(stream, h2c, limits.clone());
+                            thread.run(load, service, enter).await;
                         }
                         Some(tls) => {
                             let shown = |stream: &TlsStream<TcpStream>| {
                                 stream.get_ref().1.peer_certificates().is_some()
                             };
-                            let service = http_service(stop, Rc::clone(&next), app, shown);
-                            let enter = move |stream| enter_tls(tls.clone(), stream);
-                            thread.run(load, service, next, enter).await;
+                            let service = http_service(stop, app, shown);
+                            let limits = thread.settings.limits.clone();
+                            let enter =
+                                move |stream| enter_tls(tls.clone(), stream, limits.clone());
+                            thread.run(load, service, enter).await;
                         }
                     }
                 });
@@ -206,10 +218,9 @@ where
 /// What serves the connections of one thread. `shown` says whether a client has shown a certificate.
 fn http_service<T, S, B>(
     stop: CancellationToken,
-    next: Next,
     app: S,
     shown: impl Fn(&T) -> bool + 'static,
-) -> impl ServiceFactory<Arrived<T>, Config = (), Service: 'static>
+) -> impl ServiceFactory<Watched<T>, Config = (), Error = DispatchError, Service: 'static>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: ServiceFactory<Request, Config = ()> + 'static,
@@ -226,51 +237,16 @@ where
         .client_request_timeout(REQUEST_TIMEOUT)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         .h1_allow_half_closed(false)
-        .on_connect_ext(move |stream: &T, extensions| {
-            if shown(stream) {
+        .on_connect_ext(move |guard: &Guard<T>, extensions| {
+            extensions.insert(guard.connection().clone());
+            if shown(guard.stream()) {
                 extensions.insert(ClientCertificate);
             }
-            if let Some(token) = next.take() {
-                extensions.insert(SharedConnection(token));
+            if let Some(shared) = guard.shared() {
+                extensions.insert(shared.clone());
             }
         })
         .finish(app)
-}
-
-async fn enter_plain(stream: TcpStream, h2c: bool) -> Option<Arrived<TcpStream>> {
-    let peer = stream.peer_addr().ok();
-    let http2 = h2c && timeout(REQUEST_TIMEOUT, begins_http2(&stream)).await.ok()?;
-    let protocol = match http2 {
-        true => HttpProtocol::Http2,
-        false => HttpProtocol::Http1,
-    };
-    Some((stream, protocol, peer))
-}
-
-/// Whether the first bytes are those of HTTP/2, as soon as that can be told.
-async fn begins_http2(stream: &TcpStream) -> bool {
-    let mut begin = [0; PREFACE.len()];
-    let mut known = 0;
-    loop {
-        // What is there is given each time, so that it has to be waited for more.
-        match stream.peek(&mut begin).await {
-            Ok(0) | Err(_) => return false,
-            Ok(length) if begin[..length] != PREFACE[..length] => return false,
-            Ok(length) if length == PREFACE.len() => return true,
-            Ok(length) if length == known => tokio::time::sleep(REST).await,
-            Ok(length) => known = length,
-        }
-    }
-}
-
-async fn enter_tls(tls: Tls, stream: TcpStream) -> Option<Arrived<TlsStream<TcpStream>>> {
-    let peer = stream.peer_addr().ok();
-    let stream = tls.accept(stream).await?;
-    let protocol = match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => HttpProtocol::Http2,
-        _ => HttpProtocol::Http1,
-    };
-    Some((stream, protocol, peer))
 }
 
 fn bind(settings: &Settings) -> io::Result<StdListener> {
@@ -299,8 +275,7 @@ impl Thread {
     async fn run<T: 'static, E: Future<Output = Option<Arrived<T>>> + 'static>(
         self,
         mut load: impl Load,
-        service: impl ServiceFactory<Arrived<T>, Config = (), Service: 'static>,
-        next: Next,
+        service: impl ServiceFactory<Watched<T>, Config = (), Error = DispatchError, Service: 'static>,
         enter: impl Fn(TcpStream) -> E,
     ) {
         let (Ok(service), Ok(socket)) = (
@@ -311,43 +286,36 @@ impl Thread {
             return;
         };
         let service = Rc::new(service);
-        let room = Arc::new(Semaphore::new(self.settings.connections));
+        let room = Room::new(self.settings.sockets.clone());
+        let limits = self.settings.limits.clone();
         let connections = TaskTracker::new();
         let ends = CancellationToken::new();
         let mut taken = 0_u32;
         loop {
             let accepted = async {
-                let place = Arc::clone(&room).acquire_owned().await;
-                (socket.accept().await, place)
+                let (stream, peer) = socket.accept().await?;
+                // Who is there already is asked to make room now that somebody wants it.
+                let place = room
+                    .enter(|| limits.met(Limit::Sockets, Some(peer.ip())))
+                    .await;
+                io::Result::Ok((stream, place))
             };
-            let (accepted, place) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
                 accepted = accepted => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, place)) => {
                     find_dead_peers(&stream, self.settings.dead_after);
-                    let (service, entering) = (Rc::clone(&service), enter(stream));
-                    let (stop, end, next) =
-                        (self.stop.clone(), ends.child_token(), Rc::clone(&next));
-                    connections.spawn_local(async move {
-                        let entered = tokio::select! {
-                            entered = entering => entered,
-                            () = stop.cancelled() => None,
-                        };
-                        let Some(entered) = entered else {
-                            return;
-                        };
-                        let shared = entered.1 == HttpProtocol::Http2;
-                        next.set(shared.then(|| end.clone()));
-                        tokio::select! {
-                            // Whatever goes wrong on a connection has been answered, or can't be.
-                            _ = service.call(entered) => {}
-                            () = end.cancelled(), if shared => {}
-                        }
-                        drop(place);
-                    });
+                    let socket = Entering {
+                        arrived: enter(stream),
+                        connection: Connection::new(place),
+                        stop: self.stop.clone(),
+                        end: ends.child_token(),
+                        limits: limits.clone(),
+                    };
+                    connections.spawn_local(socket.serve(Rc::clone(&service)));
                 }
                 Err(error) => {
                     warn!(
@@ -389,18 +357,5 @@ async fn last_stream(load: &impl Load) {
     while quiet < 10 {
         tokio::time::sleep(LOOK).await;
         quiet = if load.streaming() { 0 } else { quiet + 1 };
-    }
-}
-
-/// Has the kernel give a connection up whose peer acknowledges nothing: a phone that is gone sends
-/// no goodbye, and a stalled reader takes nothing.
-fn find_dead_peers(stream: &TcpStream, dead_after: Duration) {
-    // Events are small and must not wait for others to share a packet with.
-    let _ = stream.set_nodelay(true);
-    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(dead_after)) {
-        warn!(
-            error = error.to_string(),
-            "dead peers will be found late because TCP_USER_TIMEOUT could not be set"
-        );
     }
 }

@@ -1,0 +1,155 @@
+//! A socket from being accepted to its end: what is spoken on it, keys, and then requests, until it ends or has to make
+//! room.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_http::Protocol as HttpProtocol;
+use actix_http::error::DispatchError;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::connection::Connection;
+use super::guard::Guard;
+use super::{Arrived, REQUEST_TIMEOUT, REST, SharedConnection, Watched};
+use crate::limits::{Limit, Limits};
+use crate::tls::{Disagreement, Tls};
+
+/// What an HTTP/2 connection without TLS begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// A socket that was accepted.
+pub(super) struct Entering<E> {
+    /// Gives what is spoken on it.
+    pub(super) arrived: E,
+    pub(super) connection: Connection,
+    /// Nobody enters any more.
+    pub(super) stop: CancellationToken,
+    /// It has to end, if it is of HTTP/2.
+    pub(super) end: CancellationToken,
+    pub(super) limits: Limits,
+}
+
+impl<E> Entering<E> {
+    /// Serves it until it ends, or has to make room.
+    pub(super) async fn serve<T, S>(self, service: Rc<S>)
+    where
+        E: Future<Output = Option<Arrived<T>>>,
+        S: actix_service::Service<Watched<T>, Error = DispatchError>,
+    {
+        let (connection, limits) = (&self.connection, &self.limits);
+        let entered = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            () = connection.asked_to_leave() => None,
+            entered = self.arrived => entered,
+        };
+        let Some((stream, protocol, peer)) = entered else {
+            return;
+        };
+        let shared = (protocol == HttpProtocol::Http2).then(|| SharedConnection(self.end.clone()));
+        let guard = Guard::new(
+            stream,
+            connection.clone(),
+            limits.clone(),
+            peer.map(|peer| peer.ip()),
+            shared.clone(),
+        );
+        tokio::select! {
+            biased;
+            // First, so that nobody goes whose request has come meanwhile. Whatever goes wrong on a connection has
+            // been answered, or can't be.
+            ended = service.call((guard, protocol, peer)) => {
+                if ended.is_err_and(|error| is_flood(&error)) {
+                    limits.met(Limit::Http2, peer.map(|peer| peer.ip()));
+                }
+            }
+            () = self.end.cancelled(), if shared.is_some() => {}
+            () = connection.asked_to_leave() => {}
+        }
+    }
+}
+
+/// Whether the HTTP library has had enough of an HTTP/2 client, as of one that takes back requests faster than they
+/// are looked at.
+fn is_flood(error: &DispatchError) -> bool {
+    /// `ENHANCE_YOUR_CALM` (RFC 9113).
+    const CALM: u32 = 11;
+    match error {
+        DispatchError::H2(error) => error.reason().is_some_and(|why| u32::from(why) == CALM),
+        _ => false,
+    }
+}
+
+/// Finds out what is spoken on a socket without TLS.
+pub(super) async fn enter_plain(
+    stream: TcpStream,
+    h2c: bool,
+    limits: Limits,
+) -> Option<Arrived<TcpStream>> {
+    let peer = stream.peer_addr().ok();
+    let mut protocol = HttpProtocol::Http1;
+    if h2c {
+        match timeout(REQUEST_TIMEOUT, begins_http2(&stream)).await {
+            Ok(true) => protocol = HttpProtocol::Http2,
+            Ok(false) => {}
+            Err(_) => {
+                limits.met(Limit::SlowHeaders, peer.map(|peer| peer.ip()));
+                return None;
+            }
+        }
+    }
+    Some((stream, protocol, peer))
+}
+
+/// Whether the first bytes are those of HTTP/2, as soon as that can be told.
+async fn begins_http2(stream: &TcpStream) -> bool {
+    let mut begin = [0; PREFACE.len()];
+    let mut known = 0;
+    loop {
+        // What is there is given each time, so that it has to be waited for more.
+        match stream.peek(&mut begin).await {
+            Ok(0) | Err(_) => return false,
+            Ok(length) if begin[..length] != PREFACE[..length] => return false,
+            Ok(length) if length == PREFACE.len() => return true,
+            Ok(length) if length == known => tokio::time::sleep(REST).await,
+            Ok(length) => known = length,
+        }
+    }
+}
+
+/// Agrees on keys, and on what is spoken.
+pub(super) async fn enter_tls(
+    tls: Tls,
+    stream: TcpStream,
+    limits: Limits,
+) -> Option<Arrived<TlsStream<TcpStream>>> {
+    let peer = stream.peer_addr().ok();
+    let agreed = tls.accept(stream).await;
+    if let Err(Disagreement::Slow) = agreed {
+        limits.met(Limit::SlowHandshake, peer.map(|peer| peer.ip()));
+    }
+    let stream = agreed.ok()?;
+    let protocol = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => HttpProtocol::Http2,
+        _ => HttpProtocol::Http1,
+    };
+    Some((stream, protocol, peer))
+}
+
+/// Has the kernel give a connection up whose peer acknowledges nothing: a phone that is gone sends
+/// no goodbye, and a stalled reader takes nothing.
+pub(super) fn find_dead_peers(stream: &TcpStream, dead_after: Duration) {
+    // Events are small and must not wait for others to share a packet with.
+    let _ = stream.set_nodelay(true);
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(dead_after)) {
+        warn!(
+            error = error.to_string(),
+            "dead peers will be found late because TCP_USER_TIMEOUT could not be set"
+        );
+    }
+}
