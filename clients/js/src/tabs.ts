@@ -3,7 +3,7 @@
 // to be shared, a tab leads for itself.
 
 import type { Api } from "./api.js";
-import { type Arrival, Link, type LinkSink, PING_MS } from "./link.js";
+import { type Arrival, Link, type LinkSink, PING_MS, unknown } from "./link.js";
 import type { Settings } from "./options.js";
 import type { State } from "./state.js";
 import { claims } from "./token.js";
@@ -50,12 +50,18 @@ export class Tabs {
 
   async join(): Promise<void> {
     this.leave();
-    this.#left = new AbortController();
-    const { signal } = this.#left;
+    const { signal } = (this.#left = new AbortController());
     const { events, BroadcastChannel } = this.#settings.environment;
-    events?.addEventListener("online", () => this.#link?.nudge(), { signal });
-    // A page that goes into the browser's cache for "back" must not hold the lock.
-    events?.addEventListener("pagehide", () => this.leave(), { signal });
+    // A page that was frozen hears of it nowhere but at the document.
+    for (const type of ["online", "resume"]) {
+      events?.addEventListener(type, () => this.#link?.nudge(), { signal, capture: true });
+    }
+    // A page that goes into the browser's cache for "back" must not hold the lock. It is shown again or never.
+    events?.addEventListener("pagehide", () => {
+      this.leave();
+      const { signal } = (this.#left = new AbortController());
+      events.addEventListener("pageshow", () => void this.join(), { signal });
+    }, { signal });
     const name = await this.#groupName();
     if (signal.aborted) return;
     this.#name = name;
@@ -94,9 +100,8 @@ export class Tabs {
   async #groupName(): Promise<string | undefined> {
     const { share, environment, url, channels, lastEventId } = this.#settings;
     if (share === false || !environment.locks || !environment.BroadcastChannel || lastEventId) return;
-    const token = typeof share === "string" ? undefined : await this.#api.token().catch(() => {});
-    const who = typeof share === "string" ? share : claims(token || "");
-    return who && `notify-server ${url} ${channels?.join() ?? ""} ${who}`;
+    const who = typeof share === "string" ? share : claims(await this.#api.token().catch(() => {}));
+    return who && `notify-server ${url} ${channels ?? ""} ${who}`;
   }
 
   // Following
@@ -111,12 +116,12 @@ export class Tabs {
       return lock;
     };
     const options = steal ? { steal } : { signal: queue.signal };
-    this.#settings.environment.locks!.request(this.#name!, options, held).catch(() => {
-      // Another tab found this one asleep and has taken the lock.
+    this.#settings.environment.locks!.request(this.#name!, options, held).catch(({ name }: Error) => {
       if (this.#queue !== queue || queue.signal.aborted) return;
-      this.#stepDown();
-      this.#queueUp();
-      this.#listen();
+      // Another tab found this one asleep and has taken the lock. What came meanwhile may not have come here.
+      if (name === "AbortError") void this.join();
+      // In a frame without an origin there are no locks.
+      else this.#lead();
     });
   }
 
@@ -130,7 +135,7 @@ export class Tabs {
     const { arrivals, lastId, state } = said;
     this.#heard = true;
     if (this.#was && lastId && this.#was !== lastId) {
-      this.#pass([[{ type: "gap", reason: "unknown", from: this.#was, to: lastId }, undefined]], lastId);
+      this.#pass([unknown(this.#was, lastId)], lastId);
     }
     this.#was = undefined;
     this.#pass(state && this.#confirmed ? [] : arrivals, lastId);

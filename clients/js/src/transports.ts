@@ -21,13 +21,12 @@ export async function fetchStream(
   if (!answer.headers.get("content-type")?.startsWith(EVENT_STREAM) || !answer.body) {
     throw problem("answer", "no event stream");
   }
-  const reader = answer.body.getReader();
-  const decoder = new TextDecoder();
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   const take = parser(sink);
   for (;;) {
     const { done, value } = await reader.read();
     if (done) throw ENDED;
-    take(decoder.decode(value, { stream: true }));
+    take(value);
   }
 }
 

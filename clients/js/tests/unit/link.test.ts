@@ -235,6 +235,63 @@ test("a renewal that fails is tried again, and the old stream is kept as long as
   expect(heard.problems).toHaveLength(2);
 });
 
+test("a renewal waits as long as the server asks it to", async () => {
+  await opened();
+  await server.requests[0]!.send({ type: "token_expiring", expires_in_ms: 60_000 });
+  await vi.advanceTimersByTimeAsync(30_000);
+  await server.asked.refuse(429, "too many connections", { "retry-after": "9" });
+  await vi.advanceTimersByTimeAsync(9_499);
+  expect(server.requests).toHaveLength(2);
+  await vi.advanceTimersByTimeAsync(1);
+  await server.asked.confirm();
+  expect(server.requests[0]!.gone).toBe(true);
+});
+
+test("a new token that is refused for good is not tried again and again; the old stream is left its time", async () => {
+  const getToken = vi.fn(tokens());
+  const heard = await opened({ getToken });
+  const [old] = server.requests;
+  await old!.send({ type: "token_expiring", expires_in_ms: 60_000 });
+  await vi.advanceTimersByTimeAsync(30_000);
+  await server.asked.refuse(401);
+  await server.asked.refuse(401, "revoked");
+  await vi.advanceTimersByTimeAsync(29_000);
+  expect(server.requests).toHaveLength(3);
+  expect(getToken).toHaveBeenCalledTimes(3);
+  expect(heard.client.state.status).toBe("open");
+  expect(heard.problems).toMatchObject([{ status: 401, message: "revoked" }]);
+  await old!.send({ type: "closing", reason: "token_expired", reconnect: false, retry_ms: 0 });
+  await server.asked.refuse(401);
+  await server.asked.refuse(401, "revoked");
+  expect(heard.client.state).toMatchObject({ status: "closed", reason: "unauthorized" });
+});
+
+test("who has signed out when the token is to be renewed is told nothing more", async () => {
+  const getToken = vi.fn<() => string | null>(tokens());
+  const heard = await opened({ getToken });
+  await server.requests[0]!.send({ type: "token_expiring", expires_in_ms: 60_000 });
+  getToken.mockReturnValue(null);
+  await vi.advanceTimersByTimeAsync(30_000);
+  expect(heard.client.state).toMatchObject({ status: "closed", reason: "signed_out" });
+  expect(server.requests[0]!.gone).toBe(true);
+  expect(getToken).toHaveBeenCalledTimes(2);
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test("requests whose token was refused at the same time ask for one new token", async () => {
+  const getToken = vi.fn(tokens());
+  const heard = await opened({ getToken });
+  const answers = [heard.client.json("/api/a"), heard.client.json("/api/b")];
+  await settle();
+  const [, first, second] = server.requests;
+  await first!.refuse(401);
+  await second!.refuse(401);
+  for (const request of server.requests.slice(3)) await request.json({});
+  await Promise.all(answers);
+  expect(getToken).toHaveBeenCalledTimes(2);
+  expect(new Set(server.requests.slice(3).map(({ token }) => token)).size).toBe(1);
+});
+
 test("a stream that ends while its successor is on the way leaves one stream, not two", async () => {
   await opened();
   const old = server.requests[0]!;
@@ -339,18 +396,18 @@ test("closing it while it waits, or asks for a token, leaves nothing behind eith
   expect(vi.getTimerCount()).toBe(0);
 });
 
-test("back online, what looks open is replaced, and what waits is tried", async () => {
+test.each(["online", "resume"])("%s: what looks open is replaced, and what waits is tried", async (type) => {
   const events = new EventTarget();
   const heard = listen(server, {}, { events });
   await settle();
   await server.asked.confirm();
-  events.dispatchEvent(new Event("online"));
+  events.dispatchEvent(new Event(type));
   await settle();
   await server.asked.confirm();
   expect(server.requests[0]!.gone).toBe(true);
   await server.requests[1]!.end();
   expect(heard.client.state.status).toBe("reconnecting");
-  events.dispatchEvent(new Event("online"));
+  events.dispatchEvent(new Event(type));
   await settle();
   await server.asked.confirm();
   expect(heard.client.state.status).toBe("open");

@@ -16,13 +16,13 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-type Tab = Heard & ReturnType<FakeBrowser["tab"]>["tab"] & { freeze(): void; crashed(): void };
+type Tab = Heard & ReturnType<FakeBrowser["tab"]>["tab"] & { freeze(): void; wake(): void };
 
 async function open(options: Parameters<typeof listen>[1] = {}): Promise<Tab> {
   const { environment, tab } = browser.tab(server);
   const heard = listen(server, { getToken: tokens(), ...options }, environment);
   await settle();
-  return Object.assign(heard, tab, { freeze: () => void (tab.frozen = true), crashed: () => tab.crash() }) as Tab;
+  return Object.assign(heard, tab, { freeze: () => void (tab.frozen = true), wake: () => void (tab.frozen = false) }) as Tab;
 }
 
 const streams = (): number => server.open.filter((request) => request.path === "/events").length;
@@ -116,6 +116,43 @@ test("a leader that is asleep is found out and loses the lock; awake again it fo
   await stream.send(message(1), "e-1-0");
   expect(follower.messages).toEqual([1]);
   expect(follower.client.state.status).toBe("open");
+  // What it has slept through did not come here: that is told, and then it follows.
+  leader.wake();
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(leader.gaps).toEqual([{ type: "gap", reason: "unknown", from: "e-0-0", to: "e-1-0" }]);
+  await stream.send(message(2), "e-2-0");
+  expect(leader.messages).toEqual([2]);
+  expect(streams()).toBe(1);
+});
+
+test("where locks are denied, as in a frame without an origin, a tab leads for itself", async () => {
+  const { environment } = browser.tab(server);
+  const request = vi.fn(() => Promise.reject(new DOMException("no origin", "SecurityError")));
+  const heard = listen(server, { getToken: tokens() }, { ...environment, locks: { request } as unknown as LockManager });
+  await settle();
+  await server.asked.confirm();
+  expect(heard.client.state.status).toBe("open");
+  expect(request).toHaveBeenCalledTimes(1);
+  heard.client.close();
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test("what a leader has polled and passed on, and its successor polls again, is told once", async () => {
+  const first = await open({ transport: "poll" });
+  await server.asked.json({ events: [], ids: [], last_id: "e-0-0", gap: false });
+  // This one hears nothing of the leader's last words, and is next.
+  const second = await open({ transport: "poll" });
+  const third = await open({ transport: "poll" });
+  second.freeze();
+  await server.asked.json({ events: [message(1)], ids: ["e-1-0"], last_id: "e-1-0", gap: false });
+  second.wake();
+  first.client.close();
+  await settle();
+  expect(server.asked.parameter("after")).toBe("e-0-0");
+  await server.asked.json({ events: [message(1), message(2)], ids: ["e-1-0", "e-2-0"], last_id: "e-2-0", gap: false });
+  await settle();
+  expect(second.messages).toEqual([1, 2]);
+  expect(third.messages).toEqual([1, 2]);
 });
 
 test("a leader that lives is left in peace, however quiet the stream is", async () => {
