@@ -1,3 +1,4 @@
+"use client";
 // Which server the components below listen to.
 
 import { createContext, type ReactNode, useContext, useEffect, useRef, useState, useSyncExternalStore } from "react";

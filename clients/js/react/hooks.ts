@@ -1,3 +1,4 @@
+"use client";
 // What components use.
 
 import { useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";

@@ -6,7 +6,7 @@
 
 import type { Client } from "./client.js";
 import type { NotifyEvent } from "./events.js";
-import { isOf, type Message, messageOf, type Place, toMessage } from "./messages.js";
+import { deletedOf, type Message, messageOf, type Place, toMessage } from "./messages.js";
 import { asProblem, type Problem } from "./state.js";
 
 export interface Snapshot {
@@ -24,7 +24,7 @@ interface Page {
   next: string | undefined;
 }
 
-/** The most messages that are kept; the oldest make way. */
+/** The most messages that are kept, and deletions that are remembered; the oldest make way, unless they were asked for by hand. */
 const KEPT = 2_000;
 const LIMIT = 50;
 
@@ -39,6 +39,9 @@ export class Conversation {
   #offs: (() => void)[] = [];
   #loading = false;
   #loaded = false;
+  /** Whether that was while a stream stood, so that what comes after it comes live. */
+  #joined = false;
+  #kept = KEPT;
   /** What was there when something went missing that has not been asked for since: the hole is behind it. */
   #beforeHole: Set<string> | undefined;
   /** Taken back; history that was asked for before must not bring it back. */
@@ -70,9 +73,13 @@ export class Conversation {
       client.on("connection_confirmed", ({ recovered }) => {
         if (!recovered || !this.#loaded) this.#missing();
       }),
-      // A stream that stands already confirms nothing, and while there is none, history is better than nothing.
+      // A stream that stands already confirms nothing, nor does a poll; and while there is neither, history is better than
+      // nothing.
       client.onState(({ status }) => {
-        if (status !== "connecting") queueMicrotask(() => this.#offs.length && !this.#loaded && this.#load());
+        if (status === "connecting") return;
+        queueMicrotask(() => {
+          if (this.#offs.length && !this.#loading && !(this.#stands ? this.#joined : this.#loaded)) this.#missing();
+        });
       }),
     ];
   }
@@ -92,14 +99,19 @@ export class Conversation {
       if (!this.#offs.length) return;
       this.#next = page.next;
       const known = this.#ids();
-      const older = page.messages.filter(({ id }) => !known.has(id));
-      // What was loaded by hand is not dropped from its end.
-      this.#become({ messages: [...older, ...this.#snapshot.messages], hasOlder: !!page.next });
+      const older = page.messages.filter(({ id }) => !known.has(id) && !this.#deleted.has(id));
+      const messages = [...older, ...this.#snapshot.messages];
+      this.#kept = Math.max(KEPT, messages.length);
+      this.#become({ messages, hasOlder: !!page.next });
     } catch (error) {
       this.#become({ problem: asProblem(error) });
     } finally {
       this.#done();
     }
+  }
+
+  get #stands(): boolean {
+    return ["open", "polling"].includes(this.#client.state.status);
   }
 
   #missing(): void {
@@ -119,15 +131,17 @@ export class Conversation {
     const asked = this.#ids();
     const before = this.#beforeHole ?? asked;
     this.#beforeHole = undefined;
+    const stands = this.#stands;
     try {
       const page = await this.#page();
       if (!this.#offs.length) return;
       this.#join(page, before, asked);
       this.#loaded = true;
+      this.#joined ||= stands;
     } catch (error) {
       // Until another one succeeds the hole is there.
       this.#beforeHole = before;
-      this.#loaded = false;
+      this.#loaded = this.#joined = false;
       this.#become({ problem: asProblem(error) });
     } finally {
       this.#done();
@@ -172,15 +186,23 @@ export class Conversation {
     });
     if (!older.length) this.#next = page.next;
     const joined = [...older, ...messages, ...newer].filter(({ id }) => !this.#deleted.has(id));
-    this.#become({ messages: joined.slice(-KEPT), hasOlder: !!this.#next });
+    this.#become({ hasOlder: !!this.#next, ...this.#keep(joined) });
+  }
+
+  /** As many as are kept. The others can be loaded again, so that between them and these there is no hole. */
+  #keep(messages: readonly Message[]): Partial<Snapshot> {
+    const kept = messages.slice(-this.#kept);
+    if (kept.length === messages.length || !this.#loaded) return { messages: kept };
+    this.#next = kept[0]!.id;
+    return { messages: kept, hasOlder: true };
   }
 
   #take(event: NotifyEvent): void {
-    const { type, message_id: id } = event;
+    const { type } = event;
     const { messages } = this.#snapshot;
-    if (type === "message_deleted" && isOf(event, {}, this.#place)) {
-      this.#deleted.add(String(id));
-      return this.#become({ messages: messages.filter((message) => message.id !== String(id)) });
+    if (type === "message_deleted") {
+      const id = deletedOf(event, this.#place);
+      return id === undefined ? undefined : this.#delete(id);
     }
     const message = messageOf(event, this.#place, this.#base);
     if (!message) return;
@@ -188,8 +210,15 @@ export class Conversation {
     if (type === "message_edited") {
       if (known >= 0) this.#become({ messages: messages.with(known, { ...message, createdAt: messages[known]!.createdAt, edited: true }) });
     } else if (known < 0 && !this.#deleted.has(message.id)) {
-      this.#become({ messages: [...messages, message].slice(-KEPT) });
+      this.#become(this.#keep([...messages, message]));
     }
+  }
+
+  #delete(deleted: string): void {
+    this.#deleted.add(deleted);
+    // The first of a set is its oldest.
+    if (this.#deleted.size > KEPT) this.#deleted.delete(this.#deleted.values().next().value!);
+    this.#become({ messages: this.#snapshot.messages.filter(({ id }) => id !== deleted) });
   }
 
   #become(change: Partial<Snapshot>): void {

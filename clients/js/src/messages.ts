@@ -82,8 +82,15 @@ export function messageOf(event: NotifyEvent, place: Place, base: string): Messa
   return body && isOf(event, body, place) ? toMessage(body, base) : undefined;
 }
 
+/** The id of the message that an event takes back from a place. */
+export function deletedOf(event: NotifyEvent, place: Place): string | undefined {
+  const body = isObject(event.data) ? event.data : {};
+  const id = event.message_id ?? body.message_id ?? body.id;
+  return isId(id) && isOf(event, body, place) ? String(id) : undefined;
+}
+
 /** Whether an event concerns a place. */
-export function isOf(event: NotifyEvent, body: Said, place: Place): boolean {
+function isOf(event: NotifyEvent, body: Said, place: Place): boolean {
   if ("sessionId" in place) {
     return event.channel === `session:${place.sessionId}` || [body.sessionId, body.session_id, event.sessionId].includes(place.sessionId);
   }

@@ -129,6 +129,53 @@ test("without a stream there is history at least, and a failure is shown and men
   expect(conversation.snapshot).toMatchObject({ problem: undefined, messages: [{ id: "m" }] });
 });
 
+test("history that was loaded while nothing stood is asked for again when polling begins", async () => {
+  const heard = listen(server);
+  const conversation = new Conversation(heard.client, { chatId: 1 }, { base: BASE });
+  conversation.start();
+  await settle();
+  await server.requests[0]!.fail();
+  await asked()[0]!.json(history([1]));
+  // The next stream is held back, and what comes meanwhile comes nowhere.
+  await vi.advanceTimersByTimeAsync(500 + 15_000);
+  const poll = server.requests.at(-1)!;
+  expect(poll.path).toBe("/events/poll");
+  await poll.json({ events: [], ids: [], last_id: "e-2-0", gap: false });
+  await asked()[0]!.json(history([1, 2]));
+  expect(ids(conversation)).toEqual([1, 2]);
+  await server.requests.at(-1)!.fail();
+  await vi.advanceTimersByTimeAsync(1000);
+  await server.requests.findLast(({ path }) => path === "/events/poll")!.json({ events: [], ids: [], last_id: "e-2-0", gap: false });
+  // From there on the polls go on from one another.
+  expect(asked()).toHaveLength(0);
+});
+
+test("what is no longer kept can be loaded again; what was loaded by hand is kept", async () => {
+  const all = Array.from({ length: 2_100 }, (_, n) => n + 1);
+  const { conversation, stream } = await opened(50);
+  await asked()[0]!.json(history(all.slice(0, 60)));
+  for (const id of all.slice(60)) await stream.send(live(id), `e-${id}-0`);
+  expect(ids(conversation)).toEqual(all.slice(100));
+  expect(conversation.snapshot.hasOlder).toBe(true);
+  void conversation.loadOlder();
+  await settle();
+  expect(asked()[0]!.parameter("before")).toBe("101");
+  await asked()[0]!.json(history(all, 50, 101));
+  expect(ids(conversation)).toEqual(all.slice(50));
+  await stream.send(live(2_101), "e-2101-0");
+  expect(ids(conversation)).toEqual([...all.slice(51), 2_101]);
+});
+
+test("deletions are understood in the spelling of channel events, too", async () => {
+  const { conversation, stream } = await opened();
+  await asked()[0]!.json(history([1, 2, 3]));
+  await stream.send({ type: "message_deleted", channel: "chat:1", data: { id: 1 } }, "e-1-0");
+  await stream.send({ type: "message_deleted", channel: "chat:1", data: { message_id: "2" } }, "e-2-0");
+  await stream.send({ type: "message_deleted", channel: "chat:1", data: {} }, "e-3-0");
+  await stream.send({ type: "message_deleted", channel: "chat:7", data: { id: 3 } }, "e-4-0");
+  expect(ids(conversation)).toEqual([3]);
+});
+
 test("edits and deletions hold, also against a page that was asked for before", async () => {
   const { conversation, stream } = await opened();
   const page = history([1, 2, 3]);

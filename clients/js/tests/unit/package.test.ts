@@ -1,7 +1,7 @@
 // What users install: what is in the package, and how large it is in their bundles.
 
 import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
@@ -25,6 +25,12 @@ test("the core is smaller than 5 kB, minified and gzipped", async () => {
   });
   const size = gzipSync(outputFiles[0]!.contents, { level: 9 }).length;
   expect(size).toBeLessThan(MAX_CORE);
+});
+
+test("frameworks that render on a server are told that the React components are for browsers", () => {
+  for (const file of readdirSync(path.join(ROOT, "dist/react")).filter((name) => name.endsWith(".js"))) {
+    expect(readFileSync(path.join(ROOT, "dist/react", file), "utf8")).toMatch(/^"use client";/);
+  }
 });
 
 test("the package has what its exports name, the licences and the readme, and nothing else", () => {
