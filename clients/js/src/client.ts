@@ -2,7 +2,7 @@
 
 import { Api } from "./api.js";
 import type { EventOf, Events, Gap, NotifyEvent } from "./events.js";
-import type { Arrival } from "./link.js";
+import { type Arrival, unknown } from "./link.js";
 import { address, type Options, settings } from "./options.js";
 import { type Problem, type State } from "./state.js";
 import { Tabs } from "./tabs.js";
@@ -33,7 +33,7 @@ export class Client {
       all,
       this.#api,
       {
-        events: (arrivals, lastId) => this.#deliver(arrivals, lastId),
+        events: (arrivals, lastId, from) => this.#deliver(arrivals, lastId, from),
         state: (state) => this.#become(state),
         problem: (problem) => this.#tell("=error", problem),
       },
@@ -130,14 +130,17 @@ export class Client {
     this.#tell("=state", state);
   }
 
-  #deliver(arrivals: Arrival[], lastId: string | undefined): void {
-    for (const [event, id] of arrivals) {
+  #deliver(arrivals: Arrival[], lastId: string | undefined, from: string | undefined): void {
+    // A tab that stood still does not hear everything.
+    const missed = from && this.#lastId && !this.#seen.has(from) ? [unknown(this.#lastId, from)] : [];
+    for (const [event, id] of [...missed, ...arrivals]) {
       if (this.#over) return;
       if (id && !NOTICES.includes(event.type) && !this.#isNew(id)) continue;
       this.#tell(event.type, event, id);
       this.#tell("*", event, id);
     }
-    this.#lastId = lastId ?? this.#lastId;
+    // By where it has been it tells whether it has missed something.
+    if (lastId) this.#isNew((this.#lastId = lastId));
   }
 
   #isNew(id: string): boolean {

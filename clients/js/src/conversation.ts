@@ -27,6 +27,11 @@ interface Page {
 /** The most messages that are kept, and deletions that are remembered; the oldest make way, unless they were asked for by hand. */
 const KEPT = 2_000;
 const LIMIT = 50;
+/**
+ * Messages have their places in a history when they are written, and are there when that is committed: for so long, in
+ * milliseconds, one may still come in between others.
+ */
+const COMMIT_MS = 60_000;
 
 export class Conversation {
   #client: Client;
@@ -171,12 +176,18 @@ export class Conversation {
   #join(page: Page, before: Set<string>, asked: Set<string>): void {
     const inPage = new Set(page.messages.map(({ id }) => id));
     const there = this.#snapshot.messages;
+    const oldest = page.messages[0]?.createdAt;
     // Where the page reaches what was there before the hole; what it does not reach makes way.
-    const from = there.findIndex(({ id }) => before.has(id) && inPage.has(id));
-    const older = there.slice(0, Math.max(0, from)).filter(({ id }) => !inPage.has(id));
-    // What was there and is not in the page is older than it, or was taken back; what came since may be newer.
+    const reaches = !page.next || !isLater(oldest, newest(there.filter(({ id }) => before.has(id))), COMMIT_MS);
+    const from = reaches ? there.findIndex(({ id }) => before.has(id) && inPage.has(id)) : -1;
+    // What was there and is not in the page is older than it, or was taken back. What took long to be committed came live
+    // behind messages that are newer than it.
+    const isOlder = ({ id, createdAt }: Message, n: number): boolean =>
+      !inPage.has(id) && (n < from || (from >= 0 && isLater(oldest, createdAt)));
+    const older = there.filter(isOlder);
+    // What came since may be newer.
     const reached = there.findLastIndex(({ id }) => inPage.has(id));
-    const newer = there.slice(reached + 1).filter(({ id }) => !asked.has(id));
+    const newer = there.slice(reached + 1).filter((message) => !asked.has(message.id) && !older.includes(message));
     // If nothing is in both, what came since may as well be older than the page: the next one tells.
     if (reached < 0 && newer.length && page.next) this.#beforeHole = new Set();
     const messages = page.messages.map((message) => {
@@ -184,7 +195,7 @@ export class Conversation {
       // What was edited live is newer than the page.
       return known?.edited ? known : message;
     });
-    if (!older.length) this.#next = page.next;
+    if (from <= 0) this.#next = page.next;
     const joined = [...older, ...messages, ...newer].filter(({ id }) => !this.#deleted.has(id));
     this.#become({ hasOlder: !!this.#next, ...this.#keep(joined) });
   }
@@ -225,4 +236,13 @@ export class Conversation {
     this.#snapshot = { ...this.#snapshot, ...change };
     for (const listener of this.#listeners) listener();
   }
+}
+
+function newest(messages: readonly Message[]): string | undefined {
+  return messages.map(({ createdAt }) => createdAt ?? "").sort().at(-1);
+}
+
+/** Whether a moment is later than so many milliseconds before another one, as far as both are known. */
+function isLater(moment: string | undefined, other: string | undefined, before = 0): boolean {
+  return !!moment && !!other && Date.parse(moment) > Date.parse(other) - before;
 }

@@ -19,8 +19,8 @@ export function unknown(from: string | null = null, to: string | null): Arrival 
 
 /** Who is told. */
 export interface LinkSink {
-  /** All of what came at once, and where to go on from behind it. */
-  events(arrivals: Arrival[], lastId: string | undefined): void;
+  /** All of what came at once, and where to go on from behind it; from another tab also what it comes behind. */
+  events(arrivals: Arrival[], lastId: string | undefined, from?: string): void;
   state(state: State): void;
   problem(problem: Problem): void;
 }

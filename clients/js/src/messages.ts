@@ -43,8 +43,8 @@ export function safeUrl(address: unknown, base: string): string | undefined {
   if (typeof address !== "string" || !/^(https?:\/\/|\/)/i.test(address.trim())) return undefined;
   try {
     const url = new URL(address.trim(), base);
-    // A name before the host makes an address look like another one.
-    return /^https?:$/.test(url.protocol) && !url.username && !url.password ? url.href : undefined;
+    // A name before the host makes an address look like another one, and some letters of a host look like markup.
+    return /^https?:$/.test(url.protocol) && !url.username && !url.password && !/["'<>\s]/.test(url.host) ? url.href : undefined;
   } catch {
     return undefined;
   }

@@ -3,7 +3,7 @@
 // to be shared, a tab leads for itself.
 
 import type { Api } from "./api.js";
-import { type Arrival, Link, type LinkSink, PING_MS, unknown } from "./link.js";
+import { type Arrival, Link, type LinkSink, PING_MS } from "./link.js";
 import type { Settings } from "./options.js";
 import type { State } from "./state.js";
 import { claims } from "./token.js";
@@ -15,6 +15,8 @@ type Said =
   | {
       arrivals: Arrival[];
       lastId: string | undefined;
+      /** The id before these arrivals. Who never was there has missed something. */
+      from: string | undefined;
       /** With it, the arrivals are only the last confirmation, for who has none yet. */
       state?: State;
     };
@@ -30,8 +32,6 @@ export class Tabs {
   #link: Link | undefined;
   #state: State | undefined;
   #confirmed: Arrival | undefined;
-  /** Where this tab was when it joined: what came meanwhile is unknown if the leader is somewhere else. */
-  #was: string | undefined;
   #heard = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #left = new AbortController();
@@ -66,7 +66,6 @@ export class Tabs {
     if (signal.aborted) return;
     this.#name = name;
     if (!name) return this.#lead();
-    this.#was = this.#lastId;
     this.#channel = new BroadcastChannel!(name);
     this.#channel.onmessage = ({ data }) => this.#hear(data as Said);
     this.#queueUp();
@@ -118,7 +117,7 @@ export class Tabs {
     const options = steal ? { steal } : { signal: queue.signal };
     this.#settings.environment.locks!.request(this.#name!, options, held).catch(({ name }: Error) => {
       if (this.#queue !== queue || queue.signal.aborted) return;
-      // Another tab found this one asleep and has taken the lock. What came meanwhile may not have come here.
+      // Another tab found this one asleep and has taken the lock.
       if (name === "AbortError") void this.join();
       // In a frame without an origin there are no locks.
       else this.#lead();
@@ -132,23 +131,19 @@ export class Tabs {
       return;
     }
     if (this.#link) return;
-    const { arrivals, lastId, state } = said;
+    const { arrivals, lastId, from, state } = said;
     this.#heard = true;
-    if (this.#was && lastId && this.#was !== lastId) {
-      this.#pass([unknown(this.#was, lastId)], lastId);
-    }
-    this.#was = undefined;
-    this.#pass(state && this.#confirmed ? [] : arrivals, lastId);
+    this.#pass(state && this.#confirmed ? [] : arrivals, lastId, from);
     if (!state) return;
     this.#state = state;
     if (state.status === "closed") this.leave();
     this.#sink.state(state);
   }
 
-  #pass(arrivals: Arrival[], lastId: string | undefined): void {
+  #pass(arrivals: Arrival[], lastId: string | undefined, from?: string): void {
     this.#lastId = lastId ?? this.#lastId;
     this.#confirmed = arrivals.findLast(([event]) => event.type === "connection_confirmed") ?? this.#confirmed;
-    this.#sink.events(arrivals, lastId);
+    this.#sink.events(arrivals, lastId, from);
   }
 
   /** A leader that says nothing, not even when asked, is asleep or dead. */
@@ -175,13 +170,12 @@ export class Tabs {
   // Leading
 
   #lead(): void {
-    this.#was = undefined;
     const link: Link = new Link(
       this.#settings,
       this.#api,
       {
         events: (arrivals, lastId) => {
-          this.#say({ arrivals, lastId });
+          this.#say({ arrivals, lastId, from: this.#lastId });
           this.#pass(arrivals, lastId);
         },
         state: (state) => this.#link === link && this.#linkState(state),
@@ -205,7 +199,8 @@ export class Tabs {
   }
 
   #sayState(): void {
-    this.#say({ arrivals: this.#confirmed ? [this.#confirmed] : [], lastId: this.#lastId, state: this.#state! });
+    const lastId = this.#lastId;
+    this.#say({ arrivals: this.#confirmed ? [this.#confirmed] : [], lastId, from: lastId, state: this.#state! });
   }
 
   /** A renewed token can be one for somebody else, whose events are not for the tabs of this group. */

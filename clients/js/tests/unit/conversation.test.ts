@@ -21,12 +21,16 @@ const BASE = "https://notify.test/";
 function history(ids: number[], limit = 50, before = Infinity): object {
   const older = ids.filter((id) => id < before).reverse();
   const page = older.slice(0, limit);
-  const messages = page.map((id) => ({ id, chat_id: 1, content: `number ${id}` }));
+  const messages = page.map(said);
   return { success: true, data: { messages, next: older.length > limit ? page.at(-1) : null } };
 }
 
+function said(id: number): object {
+  return { id, chat_id: 1, content: `number ${id}`, created_at: new Date(1.8e12 + id * 60_000).toISOString() };
+}
+
 function live(id: number): object {
-  return { type: "new_message", chat_id: 1, message: { id, chat_id: 1, content: `number ${id}` } };
+  return { type: "new_message", chat_id: 1, message: said(id) };
 }
 
 const asked = (): Request_[] => server.requests.filter(({ path, answered, gone }) => path === "/api/messages" && !answered && !gone);
@@ -82,8 +86,8 @@ test("after a gap the newest page is joined; where it does not reach, what is ol
   const { conversation, stream } = await opened(3);
   await asked()[0]!.json(history([1, 2, 3], 3));
   await stream.send({ type: "gap", reason: "expired", from: null, to: null });
-  await asked()[0]!.json(history([1, 2, 3, 4, 5], 3));
-  expect(ids(conversation)).toEqual([1, 2, 3, 4, 5]);
+  await asked()[0]!.json(history([1, 2, 3, 4], 3));
+  expect(ids(conversation)).toEqual([1, 2, 3, 4]);
   await stream.send({ type: "gap", reason: "expired", from: null, to: null });
   await stream.send(live(10), "e-10-0");
   await asked()[0]!.json(history([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 3));
@@ -243,5 +247,59 @@ test("however messages, losses and answers fall together, what is shown has no h
       heard.client.close();
     }),
     { numRuns: 200 },
+  );
+});
+
+test("also where messages are committed in another order than they were written in", async () => {
+  const step = fc.constantFrom("live", "live", "slow", "commit", "lost", "gap", "answer", "older");
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { maxLength: 60 }), fc.integer({ min: 1, max: 4 }), async (steps, limit) => {
+      server = new FakeServer();
+      const { conversation, stream, heard } = await opened(limit);
+      const committed: number[] = [];
+      const slow: number[] = [];
+      let written = 0;
+      let missing = false;
+      const commit = async (id: number): Promise<void> => {
+        committed.push(id);
+        committed.sort((a, b) => a - b);
+        if (!missing) await stream.send(live(id), `e-${id}-0`);
+      };
+      const answer = async (): Promise<void> => {
+        const [request] = asked();
+        const before = request!.parameter("before");
+        await request!.json(history(committed, limit, before === null ? Infinity : Number(before)));
+      };
+      const older = async (): Promise<void> => {
+        void conversation.loadOlder();
+        await settle();
+      };
+      for (const step of steps) {
+        // Nothing is committed later than a minute after it was written.
+        if (["live", "lost", "slow"].includes(step)) while (slow[0]! < written) await commit(slow.shift()!);
+        if (step === "live" || step === "lost") {
+          missing ||= step === "lost";
+          await commit(++written);
+        } else if (step === "slow") slow.push(++written);
+        else if (step === "commit" && slow.length) await commit(slow.shift()!);
+        else if (step === "gap") {
+          missing = false;
+          await stream.send({ type: "gap", reason: "overflow", from: null, to: null });
+        } else if (step === "answer" && asked().length) await answer();
+        else if (step === "older") await older();
+      }
+      missing = false;
+      await stream.send({ type: "gap", reason: "overflow", from: null, to: null });
+      while (asked().length) await answer();
+      for (let n = 0; conversation.snapshot.hasOlder && n < 100; n++) {
+        await older();
+        while (asked().length) await answer();
+      }
+      const shown = ids(conversation);
+      expect(new Set(shown).size).toBe(shown.length);
+      expect([...shown].sort((a, b) => a - b)).toEqual(committed);
+      heard.client.close();
+    }),
+    { numRuns: 300 },
   );
 });

@@ -125,6 +125,24 @@ test("a leader that is asleep is found out and loses the lock; awake again it fo
   expect(streams()).toBe(1);
 });
 
+test("a tab that stood still while others heard is told that it has missed something, once", async () => {
+  await open();
+  await server.asked.confirm("e-0-0");
+  const [follower, other] = [await open(), await open()];
+  await server.requests[0]!.send(message(1), "e-1-0");
+  follower.freeze();
+  await server.requests[0]!.send(message(2), "e-2-0");
+  follower.wake();
+  await server.requests[0]!.send({ type: "ping" });
+  await server.requests[0]!.send(message(3), "e-3-0");
+  await server.requests[0]!.send({ type: "ping" });
+  await settle();
+  expect(follower.messages).toEqual([1, 3]);
+  expect(follower.gaps).toEqual([{ type: "gap", reason: "unknown", from: "e-1-0", to: "e-2-0" }]);
+  expect(other.messages).toEqual([1, 2, 3]);
+  expect(other.gaps).toEqual([]);
+});
+
 test("where locks are denied, as in a frame without an origin, a tab leads for itself", async () => {
   const { environment } = browser.tab(server);
   const request = vi.fn(() => Promise.reject(new DOMException("no origin", "SecurityError")));
