@@ -1,4 +1,3 @@
-"use client";
 // Which server the components below listen to.
 
 import { createContext, type ReactNode, useContext, useEffect, useRef, useState, useSyncExternalStore } from "react";

@@ -1,4 +1,3 @@
-"use client";
 // What components use.
 
 import { useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";

@@ -1,4 +1,3 @@
-"use client";
 // A conversation to look at: history, what comes live, and how the connection is doing. Everything that others have written
 // is text of the document, never markup, and addresses have been looked at in `messages.ts`.
 
