@@ -44,14 +44,14 @@ export class Api {
   async #ask(): Promise<string | undefined> {
     const { getToken } = this.#settings;
     if (!getToken) return undefined;
-    let token: unknown;
+    let token: string | null | undefined;
     try {
       token = await getToken();
     } catch (error) {
       throw problem("token", `getToken failed: ${error}`);
     }
     if (!token) throw SIGNED_OUT;
-    return String(token);
+    return token;
   }
 
   /** `fetch` with the token; a refused one is renewed once. */

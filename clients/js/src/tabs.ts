@@ -21,6 +21,8 @@ type Said =
       state?: State;
     };
 
+/** In intervals between pings: the silence after which the leader is asked whether it is there. */
+const QUIET_PINGS = 1.5;
 /** Reasons that are the same for all tabs. The others end with the tab's own token. */
 const FOR_ALL: readonly string[] = ["disconnected", "attempts"];
 
@@ -32,7 +34,6 @@ export class Tabs {
   #link: Link | undefined;
   #state: State | undefined;
   #confirmed: Arrival | undefined;
-  #heard = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #left = new AbortController();
 
@@ -132,7 +133,7 @@ export class Tabs {
     }
     if (this.#link) return;
     const { arrivals, lastId, from, state } = said;
-    this.#heard = true;
+    this.#listen();
     this.#pass(state && this.#confirmed ? [] : arrivals, lastId, from);
     if (!state) return;
     this.#state = state;
@@ -151,16 +152,15 @@ export class Tabs {
     const { timing, environment } = this.#settings;
     const pingMs = (this.#confirmed?.[0].ping_interval_ms as number) || PING_MS;
     clearTimeout(this.#timer);
-    this.#heard = false;
     this.#timer = setTimeout(() => {
       if (this.#link) return;
-      if (this.#heard || !asked) {
-        if (!this.#heard) this.#say("hello");
-        return this.#listen(!this.#heard);
+      if (asked) {
+        this.#queue?.abort();
+        return this.#queueUp(true);
       }
-      this.#queue?.abort();
-      this.#queueUp(true);
-    }, asked ? timing.leaderAnswer * (1 + environment.random()) : pingMs);
+      this.#say("hello");
+      this.#listen(true);
+    }, asked ? timing.leaderAnswer * (1 + environment.random()) : pingMs * QUIET_PINGS);
   }
 
   #say(said: Said): void {

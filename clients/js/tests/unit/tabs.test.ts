@@ -108,7 +108,7 @@ test("a leader that is asleep is found out and loses the lock; awake again it fo
   await server.asked.confirm();
   const follower = await open();
   leader.freeze();
-  await vi.advanceTimersByTimeAsync(60_000);
+  await vi.advanceTimersByTimeAsync(45_000);
   await vi.advanceTimersByTimeAsync(7_500);
   const stream = server.requests.at(-1)!;
   expect(stream).not.toBe(server.requests[0]);
@@ -171,6 +171,20 @@ test("what a leader has polled and passed on, and its successor polls again, is 
   await settle();
   expect(second.messages).toEqual([1, 2]);
   expect(third.messages).toEqual([1, 2]);
+});
+
+test("a tab that is closed by what it hears takes nothing over", async () => {
+  await open();
+  await server.asked.confirm();
+  const follower = await open();
+  follower.client.on("new_message", () => follower.client.close());
+  await server.requests[0]!.send(message(1), "e-1-0");
+  await settle();
+  expect(follower.client.state).toMatchObject({ status: "closed" });
+  await server.requests[0]!.send({ type: "closing", reason: "disconnected", reconnect: false, retry_ms: 0 });
+  await vi.advanceTimersByTimeAsync(600_000);
+  expect(server.requests).toHaveLength(1);
+  expect(vi.getTimerCount()).toBe(0);
 });
 
 test("a leader that lives is left in peace, however quiet the stream is", async () => {
