@@ -163,8 +163,8 @@ export class Link {
       parameters.ticket = (await api.json<{ ticket: string }>("events/ticket", { method: "POST", signal })).ticket;
       if (signal.aborted) return;
     }
-    const own = settings.channels ? `sse/stream/${settings.channels.map(encodeURIComponent)}` : "events";
-    const path = probe ? "api/sse/test" : own;
+    const { channels } = settings;
+    const path = probe ? "api/sse/test" : channels ? `sse/stream/${channels.map(encodeURIComponent)}` : "events";
     const sink = {
       event: (data: string, id: string) => this.#take(attempt, data, id),
       retry: (ms: number) => (this.#backoff = Math.max(ms, BACKOFF_MIN_MS)),
@@ -186,10 +186,7 @@ export class Link {
     const now = Date.now();
     if (attempt.kind === "probe") {
       // These are sent a second apart; where nothing holds them back they come so.
-      if (!attempt.firstAt) {
-        attempt.firstAt = now;
-        return;
-      }
+      if (!attempt.firstAt) return void (attempt.firstAt = now);
       if (now - attempt.firstAt > APART_MS) attempt.confirmedAt = now;
       return attempt.abort.abort();
     }
@@ -326,7 +323,8 @@ export class Link {
     const good = confirmedAt && Date.now() - confirmedAt >= GOOD_MS;
     if (good) this.#failures = 0;
     const { getToken, maxAttempts, timing } = this.#settings;
-    if (getToken && reason === "token_expired") {
+    // Another token may be good where this one no longer is. One that is refused, too, is the end.
+    if (getToken && /^(token|key)_/.test(reason!)) {
       this.#api.dropToken();
       reason = undefined;
       if (good) return 0;

@@ -22,6 +22,8 @@ export type CloseReason =
   | "unauthorized" // a fresh token was refused
   | "refused" // the server will not answer otherwise next time: see problem
   | "token_expired" // and there is no getToken
+  | "token_revoked" // the same
+  | "key_removed" // the same: tokens are signed with another key by now
   | "disconnected" // the server asks not to come back
   | "attempts"; // maxAttempts are used up
 

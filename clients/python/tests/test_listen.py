@@ -79,8 +79,9 @@ def test_closing_is_honoured(kind: Kind, slept: List[float]) -> None:
     assert slept == [1.234]
 
 
-def test_tokens_that_are_over_are_renewed_and_refused_ones_once(kind: Kind, slept: List[float]) -> None:
-    over = {"type": "closing", "reason": "token_expired", "reconnect": False, "retry_ms": 0}
+@pytest.mark.parametrize("reason", ["token_expired", "token_revoked", "key_removed"])
+def test_tokens_that_are_over_are_renewed_and_refused_ones_once(kind: Kind, slept: List[float], reason: str) -> None:
+    over = {"type": "closing", "reason": reason, "reconnect": False, "retry_ms": 0}
     tokens = iter(["one", "two", "three"])
     fake = Streams([(CONFIRMED,), (over,)], (401, {}), (401, {"detail": "really not"}, OWN))
     with open_(kind, fake, lambda: next(tokens)) as client, pytest.raises(Refused, match="really not"):

@@ -278,6 +278,31 @@ test("a token that expired all the same is renewed; without getToken that is the
   expect(other.client.state).toMatchObject({ status: "closed", reason: "token_expired" });
 });
 
+test.each(["token_revoked", "key_removed"])("after %s another token is asked for, and the same one is not shown for ever", async (reason) => {
+  const over = { type: "closing", reason, reconnect: false, retry_ms: 0 };
+  const heard = await opened({ getToken: tokens() });
+  await vi.advanceTimersByTimeAsync(6000);
+  await server.requests[0]!.send(over);
+  expect(server.asked.token).not.toBe(server.requests[0]!.token);
+  await server.asked.confirm();
+  expect(heard.client.state.status).toBe("open");
+  const other = listen((server = new FakeServer()));
+  await settle();
+  await server.asked.confirm();
+  await server.requests[0]!.send(over);
+  expect(other.client.state).toMatchObject({ status: "closed", reason });
+  const same = await opened({ getToken: () => "the same" });
+  await vi.advanceTimersByTimeAsync(6000);
+  const asked = server.requests.length;
+  await server.requests.at(-1)!.send(over);
+  await server.asked.refuse(401);
+  await settle();
+  await server.asked.refuse(401);
+  await settle();
+  expect(same.client.state).toMatchObject({ status: "closed", reason: "unauthorized" });
+  expect(server.requests.length - asked).toBeLessThanOrEqual(2);
+});
+
 test("tokens that expire at once are not asked for in a loop", async () => {
   const getToken = vi.fn(tokens());
   const heard = await opened({ getToken });

@@ -12,6 +12,8 @@ from ._events import Event, Parser
 from ._publish import Answer, refused
 from ._retry import PASSING, Retry, retry_after
 
+#: Another token may be good where this one no longer is. One that is refused, too, is the end.
+RENEWABLE = frozenset({"token_expired", "token_revoked", "key_removed"})
 #: What the server says of the stream itself; `gap` is told to everybody.
 NOTICES = frozenset({"connection_confirmed", "ping", "caught_up", "token_expiring", "closing"})
 #: In intervals between pings: the silence after which a stream is taken for dead.
@@ -96,7 +98,7 @@ class Follow:
         if said.get("reconnect"):
             # The server has spread these over its clients.
             self._wait = float(said.get("retry_ms") or 0) / 1000
-        elif reason == "token_expired" and self._renewable:
+        elif reason in RENEWABLE and self._renewable:
             self.fresh_token = True
         else:
             raise Closed(reason)
