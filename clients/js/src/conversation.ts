@@ -103,9 +103,10 @@ export class Conversation {
       const page = await this.#page(this.#next);
       if (!this.#offs.length) return;
       this.#next = page.next;
-      const known = this.#ids();
-      const older = page.messages.filter(({ id }) => !known.has(id) && !this.#deleted.has(id));
-      const messages = [...older, ...this.#snapshot.messages];
+      const inPage = new Set(page.messages.map(({ id }) => id));
+      const older = page.messages.filter(({ id }) => !this.#deleted.has(id)).map((message) => this.#latest(message));
+      // What came late is where it belongs now.
+      const messages = [...older, ...this.#snapshot.messages.filter(({ id }) => !inPage.has(id))];
       this.#kept = Math.max(KEPT, messages.length);
       this.#become({ messages, hasOlder: !!page.next });
     } catch (error) {
@@ -190,14 +191,16 @@ export class Conversation {
     const newer = there.slice(reached + 1).filter((message) => !asked.has(message.id) && !older.includes(message));
     // If nothing is in both, what came since may as well be older than the page: the next one tells.
     if (reached < 0 && newer.length && page.next) this.#beforeHole = new Set();
-    const messages = page.messages.map((message) => {
-      const known = there.find(({ id }) => id === message.id);
-      // What was edited live is newer than the page.
-      return known?.edited ? known : message;
-    });
+    const messages = page.messages.map((message) => this.#latest(message));
     if (from <= 0) this.#next = page.next;
-    const joined = [...older, ...messages, ...newer].filter(({ id }) => !this.#deleted.has(id));
+    const joined = newer.reduce(placed, [...older, ...messages]).filter(({ id }) => !this.#deleted.has(id));
     this.#become({ hasOlder: !!this.#next, ...this.#keep(joined) });
+  }
+
+  /** What was edited live is newer than a page. */
+  #latest(message: Message): Message {
+    const known = this.#snapshot.messages.find(({ id }) => id === message.id);
+    return known?.edited ? known : message;
   }
 
   /** As many as are kept. The others can be loaded again, so that between them and these there is no hole. */
@@ -221,7 +224,7 @@ export class Conversation {
     if (type === "message_edited") {
       if (known >= 0) this.#become({ messages: messages.with(known, { ...message, createdAt: messages[known]!.createdAt, edited: true }) });
     } else if (known < 0 && !this.#deleted.has(message.id)) {
-      this.#become(this.#keep([...messages, message]));
+      this.#become(this.#keep(placed(messages, message)));
     }
   }
 
@@ -236,6 +239,12 @@ export class Conversation {
     this.#snapshot = { ...this.#snapshot, ...change };
     for (const listener of this.#listeners) listener();
   }
+}
+
+/** With a message that came live where it belongs: a history may be ahead of its stream. Where no time is known, that is the end. */
+function placed(messages: readonly Message[], message: Message): Message[] {
+  const at = messages.findLastIndex((other) => !isLater(other.createdAt, message.createdAt));
+  return messages.toSpliced(at + 1, 0, message);
 }
 
 function newest(messages: readonly Message[]): string | undefined {
