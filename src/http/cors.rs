@@ -2,7 +2,9 @@
 
 use actix_cors::Cors;
 use actix_web::http::Method;
-use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+use actix_web::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 
 /// How long a browser may remember what it was allowed, in seconds.
 const MAX_AGE: usize = 3600;
@@ -25,6 +27,8 @@ pub fn cors(allowed_origins: &[String]) -> Cors {
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static("last-event-id"),
         ])
+        // What clients act on or report; pages of other origins see no other header than the usual ones.
+        .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
         .block_on_origin_mismatch(false)
         .max_age(MAX_AGE);
     if allowed_origins.iter().any(|origin| origin == "*") {

@@ -50,6 +50,9 @@ struct Answer<'a> {
     /// As on a stream, without what the server itself says there.
     #[schema(value_type = Vec<serde_json::Map<String, serde_json::Value>>)]
     events: Vec<&'a RawValue>,
+    /// The id of each event, `null` where it has none: what came twice, over another connection, has the same.
+    #[schema(required = true)]
+    ids: Vec<Option<String>>,
     /// What to come back with.
     last_id: Option<String>,
     /// Whether some events can't be given: load the state over your API.
@@ -76,7 +79,7 @@ struct Ticket {
     params(Parameters, Device),
     responses(
         (status = 200, description = "What has happened since `after`; nothing, if nothing has within `wait`.", body = Answer<'_>,
-            example = json!({"events": [{"type": "new_message", "chat_id": 5, "message": {"id": 7, "content": "hello"}, "timestamp": "2026-11-20T15:10:31.007Z"}], "last_id": "1753859400123-4187-01bc", "gap": false})),
+            example = json!({"events": [{"type": "new_message", "chat_id": 5, "message": {"id": 7, "content": "hello"}, "timestamp": "2026-11-20T15:10:31.007Z"}], "ids": ["1753859400123-4187-01bc"], "last_id": "1753859400123-4187-01bc", "gap": false})),
         ForToken, ForRate,
     ),
     security(("ticket" = [])),
@@ -125,6 +128,7 @@ pub(super) async fn poll(
         .insert_header(("cache-control", "no-store"))
         .json(Answer {
             events: events.map_err(|error| ApiError::Internal(error.into()))?,
+            ids: polled.ids,
             last_id: polled.last_id,
             gap: polled.gap,
         }))

@@ -15,6 +15,8 @@ const EVENTS: usize = 1_000;
 pub struct Polled {
     /// The events as JSON, in order.
     pub events: Vec<Bytes>,
+    /// The id of each, where it has one of its own.
+    pub ids: Vec<Option<String>>,
     /// Where the next poll goes on.
     pub last_id: Option<String>,
     /// Whether something can't be given.
@@ -44,6 +46,7 @@ pub async fn collect(mut session: SessionStream, wait: Duration) -> Polled {
             polled.gap |= !frame.is_event() && frame.kind() == "gap";
             if frame.is_event() {
                 polled.events.push(frame.json());
+                polled.ids.push(frame.id().map(str::to_owned));
             }
         }
         if !polled.events.is_empty() || polled.gap {

@@ -19,8 +19,9 @@ const FLAGS = [
   "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ];
 
-export async function launch() {
-  return chromium.launch({ executablePath: chromiumPath(), args: FLAGS });
+/** Starts the browser, with more flags where a test needs them. */
+export async function launch(...more) {
+  return chromium.launch({ executablePath: chromiumPath(), args: [...FLAGS, ...more] });
 }
 
 function chromiumPath() {

@@ -70,6 +70,11 @@ async fn a_page_may_read_why_it_was_refused() {
         response.header("access-control-allow-origin"),
         Some(ALLOWED)
     );
+    // A client that may not read when to come back comes back too soon.
+    let exposed = response.header("access-control-expose-headers").unwrap();
+    for name in ["retry-after", "www-authenticate"] {
+        assert!(exposed.to_ascii_lowercase().contains(name), "{exposed}");
+    }
 }
 
 #[tokio::test]

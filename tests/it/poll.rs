@@ -45,6 +45,7 @@ async fn a_poll_gives_what_was_missed_at_once_and_else_waits() {
     }
     // Several polls may be needed to get both: one comes back as soon as there is something.
     let mut texts = Vec::new();
+    let mut known = Vec::new();
     let mut after = id(&first);
     while texts.len() < 2 {
         let answer = poll(&servers[1], &format!("?after={after}")).await;
@@ -53,8 +54,14 @@ async fn a_poll_gives_what_was_missed_at_once_and_else_waits() {
             assert_eq!(event["type"], "new_message");
             texts.push(event["message"]["content"].clone());
         }
+        // Each event has its own id; the last one is where to go on.
+        let ids = answer["ids"].as_array().unwrap();
+        assert_eq!(ids.len(), answer["events"].as_array().unwrap().len());
+        assert_eq!(ids.last(), Some(&answer["last_id"]));
+        known.extend(ids.clone());
     }
     assert_eq!(texts, ["one", "two"]);
+    assert_ne!(known[0], known[1]);
     let nothing = poll(&servers[0], &format!("?after={after}&wait=0.2")).await;
     assert_eq!(nothing["events"], json!([]));
     assert_eq!(id(&nothing), after);

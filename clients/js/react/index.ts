@@ -1,3 +1,4 @@
+"use client";
 // @notify-server/client/react. See README.md.
 
 export { NotifyProvider, type NotifyProviderProps } from "./context.js";

@@ -8,6 +8,8 @@ import { SIGNED_OUT } from "./token.js";
 /** What `/events/poll` answers. */
 export interface Polled {
   events: NotifyEvent[];
+  /** Of each event; older servers do not say. */
+  ids?: (string | null)[];
   last_id: string | null;
   gap: boolean;
 }
@@ -23,13 +25,15 @@ export class Api {
   /** `undefined` where the cookie counts; rejects with a Problem. */
   token(): Promise<string | undefined> {
     if (!this.#kept) {
-      const asked = this.#ask();
-      this.#kept = asked;
-      asked.catch(() => {
-        if (this.#kept === asked) this.dropToken();
-      });
+      const asked = (this.#kept = this.#ask());
+      asked.catch(() => this.#drop(asked));
     }
-    return this.#kept!;
+    return this.#kept;
+  }
+
+  /** Unless there is a newer one. */
+  #drop(kept: Promise<unknown>): void {
+    if (this.#kept === kept) this.dropToken();
   }
 
   /** The next one is a new one. */
@@ -40,14 +44,14 @@ export class Api {
   async #ask(): Promise<string | undefined> {
     const { getToken } = this.#settings;
     if (!getToken) return undefined;
-    let token: unknown;
+    let token: string | null | undefined;
     try {
       token = await getToken();
     } catch (error) {
       throw problem("token", `getToken failed: ${error}`);
     }
     if (!token) throw SIGNED_OUT;
-    return String(token);
+    return token;
   }
 
   /** `fetch` with the token; a refused one is renewed once. */
@@ -55,7 +59,8 @@ export class Api {
     const { environment, url, withCredentials } = this.#settings;
     for (let renewed = false; ; renewed = true) {
       const headers = new Headers(init.headers);
-      const token = await this.token();
+      const kept = this.token();
+      const token = await kept;
       if (token) headers.set("authorization", `Bearer ${token}`);
       const answer = await environment.fetch(address(url, path, parameters), {
         credentials: withCredentials ? "include" : "same-origin",
@@ -63,7 +68,8 @@ export class Api {
         headers,
       });
       if (answer.status !== 401 || !token || renewed) return answer;
-      this.dropToken();
+      // Another request may have been refused as well, and asked for a new one already.
+      this.#drop(kept);
     }
   }
 

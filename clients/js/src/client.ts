@@ -2,7 +2,7 @@
 
 import { Api } from "./api.js";
 import type { EventOf, Events, Gap, NotifyEvent } from "./events.js";
-import type { Arrival } from "./link.js";
+import { type Arrival, unknown } from "./link.js";
 import { address, type Options, settings } from "./options.js";
 import { type Problem, type State } from "./state.js";
 import { Tabs } from "./tabs.js";
@@ -23,7 +23,7 @@ export class Client {
   #api: Api;
   #tabs: Tabs;
   /** Whether the page has ended it. */
-  #over = new AbortController();
+  #over = false;
 
   constructor(options: Options) {
     const all = settings(options);
@@ -33,7 +33,7 @@ export class Client {
       all,
       this.#api,
       {
-        events: (arrivals, lastId) => this.#deliver(arrivals, lastId),
+        events: (arrivals, lastId, from) => this.#deliver(arrivals, lastId, from),
         state: (state) => this.#become(state),
         problem: (problem) => this.#tell("=error", problem),
       },
@@ -41,9 +41,6 @@ export class Client {
     if (options.onState) this.onState(options.onState);
     if (options.onGap) this.onGap(options.onGap);
     if (options.onError) this.onError(options.onError);
-    all.environment.events?.addEventListener("pageshow", (event) => {
-      if ((event as PageTransitionEvent).persisted && this.#state.status !== "closed") void this.#tabs.join();
-    }, { signal: this.#over.signal });
     void this.#tabs.join();
   }
 
@@ -93,7 +90,7 @@ export class Client {
 
   /** Tries at once instead of waiting, also after the connection was given up. */
   reconnect(): void {
-    if (this.#over.signal.aborted) return;
+    if (this.#over) return;
     if (this.#state.status !== "closed") return this.#tabs.nudge();
     this.#api.dropToken();
     this.#become({ status: "connecting" });
@@ -102,7 +99,7 @@ export class Client {
 
   /** Ends it. Another tab takes the connection over. */
   close(): void {
-    this.#over.abort();
+    this.#over = true;
     this.#tabs.leave();
     if (this.#state.status !== "closed") this.#become({ status: "closed", reason: "closed", problem: undefined });
   }
@@ -133,14 +130,17 @@ export class Client {
     this.#tell("=state", state);
   }
 
-  #deliver(arrivals: Arrival[], lastId: string | undefined): void {
-    for (const [event, id] of arrivals) {
-      if (this.#over.signal.aborted) return;
+  #deliver(arrivals: Arrival[], lastId: string | undefined, from: string | undefined): void {
+    // A tab that stood still does not hear everything.
+    const missed = from && this.#lastId && !this.#seen.has(from) ? [unknown(this.#lastId, from)] : [];
+    for (const [event, id] of [...missed, ...arrivals]) {
+      if (this.#over) return;
       if (id && !NOTICES.includes(event.type) && !this.#isNew(id)) continue;
       this.#tell(event.type, event, id);
       this.#tell("*", event, id);
     }
-    this.#lastId = lastId ?? this.#lastId;
+    // By where it has been it tells whether it has missed something.
+    if (lastId) this.#isNew((this.#lastId = lastId));
   }
 
   #isNew(id: string): boolean {

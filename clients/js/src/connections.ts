@@ -6,7 +6,11 @@ import type { Options } from "./options.js";
 interface Entry {
   client: Client;
   users: number;
+  ending?: ReturnType<typeof setTimeout>;
 }
+
+/** In milliseconds. A component that makes way for another one that listens to the same is not worth a new connection. */
+const LINGER_MS = 200;
 
 export class Connections {
   #options: Options;
@@ -26,6 +30,7 @@ export class Connections {
   use(channels?: readonly string[]): Client {
     const key = channels?.join() ?? "";
     const entry = this.#entries.get(key) ?? { client: connect({ ...this.#options, channels }), users: 0 };
+    clearTimeout(entry.ending);
     entry.users += 1;
     this.#entries.set(key, entry);
     return entry.client;
@@ -34,8 +39,13 @@ export class Connections {
   release(client: Client): void {
     for (const [key, entry] of this.#entries) {
       if (entry.client !== client || --entry.users > 0) continue;
-      this.#entries.delete(key);
-      client.close();
+      const end = (): void => {
+        this.#entries.delete(key);
+        client.close();
+      };
+      // Whoever comes after one that is closed begins anew.
+      if (client.state.status === "closed") end();
+      else entry.ending = setTimeout(end, LINGER_MS);
     }
   }
 }

@@ -6,7 +6,7 @@
 
 import type { Client } from "./client.js";
 import type { NotifyEvent } from "./events.js";
-import { isOf, type Message, messageOf, type Place, toMessage } from "./messages.js";
+import { deletedOf, type Message, messageOf, type Place, toMessage } from "./messages.js";
 import { asProblem, type Problem } from "./state.js";
 
 export interface Snapshot {
@@ -24,9 +24,14 @@ interface Page {
   next: string | undefined;
 }
 
-/** The most messages that are kept; the oldest make way. */
+/** The most messages that are kept, and deletions that are remembered; the oldest make way, unless they were asked for by hand. */
 const KEPT = 2_000;
 const LIMIT = 50;
+/**
+ * Messages have their places in a history when they are written, and are there when that is committed: for so long, in
+ * milliseconds, one may still come in between others.
+ */
+const COMMIT_MS = 60_000;
 
 export class Conversation {
   #client: Client;
@@ -39,6 +44,9 @@ export class Conversation {
   #offs: (() => void)[] = [];
   #loading = false;
   #loaded = false;
+  /** Whether that was while a stream stood, so that what comes after it comes live. */
+  #joined = false;
+  #kept = KEPT;
   /** What was there when something went missing that has not been asked for since: the hole is behind it. */
   #beforeHole: Set<string> | undefined;
   /** Taken back; history that was asked for before must not bring it back. */
@@ -70,9 +78,13 @@ export class Conversation {
       client.on("connection_confirmed", ({ recovered }) => {
         if (!recovered || !this.#loaded) this.#missing();
       }),
-      // A stream that stands already confirms nothing, and while there is none, history is better than nothing.
+      // A stream that stands already confirms nothing, nor does a poll; and while there is neither, history is better than
+      // nothing.
       client.onState(({ status }) => {
-        if (status !== "connecting") queueMicrotask(() => this.#offs.length && !this.#loaded && this.#load());
+        if (status === "connecting") return;
+        queueMicrotask(() => {
+          if (this.#offs.length && !this.#loading && !(this.#stands ? this.#joined : this.#loaded)) this.#missing();
+        });
       }),
     ];
   }
@@ -91,15 +103,21 @@ export class Conversation {
       const page = await this.#page(this.#next);
       if (!this.#offs.length) return;
       this.#next = page.next;
-      const known = this.#ids();
-      const older = page.messages.filter(({ id }) => !known.has(id));
-      // What was loaded by hand is not dropped from its end.
-      this.#become({ messages: [...older, ...this.#snapshot.messages], hasOlder: !!page.next });
+      const inPage = new Set(page.messages.map(({ id }) => id));
+      const older = page.messages.filter(({ id }) => !this.#deleted.has(id)).map((message) => this.#latest(message));
+      // What came late is where it belongs now.
+      const messages = [...older, ...this.#snapshot.messages.filter(({ id }) => !inPage.has(id))];
+      this.#kept = Math.max(KEPT, messages.length);
+      this.#become({ messages, hasOlder: !!page.next });
     } catch (error) {
       this.#become({ problem: asProblem(error) });
     } finally {
       this.#done();
     }
+  }
+
+  get #stands(): boolean {
+    return ["open", "polling"].includes(this.#client.state.status);
   }
 
   #missing(): void {
@@ -119,15 +137,17 @@ export class Conversation {
     const asked = this.#ids();
     const before = this.#beforeHole ?? asked;
     this.#beforeHole = undefined;
+    const stands = this.#stands;
     try {
       const page = await this.#page();
       if (!this.#offs.length) return;
       this.#join(page, before, asked);
       this.#loaded = true;
+      this.#joined ||= stands;
     } catch (error) {
       // Until another one succeeds the hole is there.
       this.#beforeHole = before;
-      this.#loaded = false;
+      this.#loaded = this.#joined = false;
       this.#become({ problem: asProblem(error) });
     } finally {
       this.#done();
@@ -157,30 +177,46 @@ export class Conversation {
   #join(page: Page, before: Set<string>, asked: Set<string>): void {
     const inPage = new Set(page.messages.map(({ id }) => id));
     const there = this.#snapshot.messages;
+    const oldest = page.messages[0]?.createdAt;
     // Where the page reaches what was there before the hole; what it does not reach makes way.
-    const from = there.findIndex(({ id }) => before.has(id) && inPage.has(id));
-    const older = there.slice(0, Math.max(0, from)).filter(({ id }) => !inPage.has(id));
-    // What was there and is not in the page is older than it, or was taken back; what came since may be newer.
+    const reaches = !page.next || !isLater(oldest, newest(there.filter(({ id }) => before.has(id))), COMMIT_MS);
+    const from = reaches ? there.findIndex(({ id }) => before.has(id) && inPage.has(id)) : -1;
+    // What was there and is not in the page is older than it, or was taken back. What took long to be committed came live
+    // behind messages that are newer than it.
+    const isOlder = ({ id, createdAt }: Message, n: number): boolean =>
+      !inPage.has(id) && (n < from || (from >= 0 && isLater(oldest, createdAt)));
+    const older = there.filter(isOlder);
+    // What came since may be newer.
     const reached = there.findLastIndex(({ id }) => inPage.has(id));
-    const newer = there.slice(reached + 1).filter(({ id }) => !asked.has(id));
+    const newer = there.slice(reached + 1).filter((message) => !asked.has(message.id) && !older.includes(message));
     // If nothing is in both, what came since may as well be older than the page: the next one tells.
     if (reached < 0 && newer.length && page.next) this.#beforeHole = new Set();
-    const messages = page.messages.map((message) => {
-      const known = there.find(({ id }) => id === message.id);
-      // What was edited live is newer than the page.
-      return known?.edited ? known : message;
-    });
-    if (!older.length) this.#next = page.next;
-    const joined = [...older, ...messages, ...newer].filter(({ id }) => !this.#deleted.has(id));
-    this.#become({ messages: joined.slice(-KEPT), hasOlder: !!this.#next });
+    const messages = page.messages.map((message) => this.#latest(message));
+    if (from <= 0) this.#next = page.next;
+    const joined = newer.reduce(placed, [...older, ...messages]).filter(({ id }) => !this.#deleted.has(id));
+    this.#become({ hasOlder: !!this.#next, ...this.#keep(joined) });
+  }
+
+  /** What was edited live is newer than a page. */
+  #latest(message: Message): Message {
+    const known = this.#snapshot.messages.find(({ id }) => id === message.id);
+    return known?.edited ? known : message;
+  }
+
+  /** As many as are kept. The others can be loaded again, so that between them and these there is no hole. */
+  #keep(messages: readonly Message[]): Partial<Snapshot> {
+    const kept = messages.slice(-this.#kept);
+    if (kept.length === messages.length || !this.#loaded) return { messages: kept };
+    this.#next = kept[0]!.id;
+    return { messages: kept, hasOlder: true };
   }
 
   #take(event: NotifyEvent): void {
-    const { type, message_id: id } = event;
+    const { type } = event;
     const { messages } = this.#snapshot;
-    if (type === "message_deleted" && isOf(event, {}, this.#place)) {
-      this.#deleted.add(String(id));
-      return this.#become({ messages: messages.filter((message) => message.id !== String(id)) });
+    if (type === "message_deleted") {
+      const id = deletedOf(event, this.#place);
+      return id === undefined ? undefined : this.#delete(id);
     }
     const message = messageOf(event, this.#place, this.#base);
     if (!message) return;
@@ -188,12 +224,34 @@ export class Conversation {
     if (type === "message_edited") {
       if (known >= 0) this.#become({ messages: messages.with(known, { ...message, createdAt: messages[known]!.createdAt, edited: true }) });
     } else if (known < 0 && !this.#deleted.has(message.id)) {
-      this.#become({ messages: [...messages, message].slice(-KEPT) });
+      this.#become(this.#keep(placed(messages, message)));
     }
+  }
+
+  #delete(deleted: string): void {
+    this.#deleted.add(deleted);
+    // The first of a set is its oldest.
+    if (this.#deleted.size > KEPT) this.#deleted.delete(this.#deleted.values().next().value!);
+    this.#become({ messages: this.#snapshot.messages.filter(({ id }) => id !== deleted) });
   }
 
   #become(change: Partial<Snapshot>): void {
     this.#snapshot = { ...this.#snapshot, ...change };
     for (const listener of this.#listeners) listener();
   }
+}
+
+/** With a message that came live where it belongs: a history may be ahead of its stream. Where no time is known, that is the end. */
+function placed(messages: readonly Message[], message: Message): Message[] {
+  const at = messages.findLastIndex((other) => !isLater(other.createdAt, message.createdAt));
+  return messages.toSpliced(at + 1, 0, message);
+}
+
+function newest(messages: readonly Message[]): string | undefined {
+  return messages.map(({ createdAt }) => createdAt ?? "").sort().at(-1);
+}
+
+/** Whether a moment is later than so many milliseconds before another one, as far as both are known. */
+function isLater(moment: string | undefined, other: string | undefined, before = 0): boolean {
+  return !!moment && !!other && Date.parse(moment) > Date.parse(other) - before;
 }

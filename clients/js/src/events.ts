@@ -38,7 +38,7 @@ export interface Gap extends NotifyEvent {
 
 export interface Closing extends NotifyEvent {
   type: "closing";
-  reason: "token_expired" | "draining" | "disconnected" | "slow_consumer";
+  reason: "token_expired" | "token_revoked" | "key_removed" | "draining" | "disconnected" | "slow_consumer";
   reconnect: boolean;
   retry_ms: number;
 }

@@ -4,17 +4,23 @@
 import { Api, type Polled } from "./api.js";
 import type { Closing, Gap, NotifyEvent } from "./events.js";
 import { address, type Parameters, type Settings } from "./options.js";
-import { asProblem, type CloseReason, problem, type Problem, type State } from "./state.js";
+import { asProblem, type CloseReason, problem, type Problem, type State, type Transport } from "./state.js";
 import { SIGNED_OUT } from "./token.js";
 import { fetchStream, nativeStream } from "./transports.js";
 
 /** An event and its id, if it has one of its own. */
 export type Arrival = [event: NotifyEvent, id: string | undefined];
 
+/** A gap that nobody says more of. */
+export function unknown(from: string | null = null, to: string | null): Arrival {
+  const gap: Gap = { type: "gap", reason: "unknown", from, to };
+  return [gap, undefined];
+}
+
 /** Who is told. */
 export interface LinkSink {
-  /** All of what came at once, and where to go on from behind it. */
-  events(arrivals: Arrival[], lastId: string | undefined): void;
+  /** All of what came at once, and where to go on from behind it; from another tab also what it comes behind. */
+  events(arrivals: Arrival[], lastId: string | undefined, from?: string): void;
   state(state: State): void;
   problem(problem: Problem): void;
 }
@@ -32,7 +38,7 @@ interface Attempt {
   timer?: ReturnType<typeof setTimeout>;
   /** A poll, a stream, or a test stream that shows whether streaming works. */
   kind: "poll" | "stream" | "probe";
-  native?: boolean;
+  transport?: Transport;
 }
 
 /** Between pings, until the server says. */
@@ -85,7 +91,7 @@ export class Link {
   async run(): Promise<void> {
     this.#sink.state({ status: "connecting" });
     while (!this.#stopped) {
-      const ended = await (this.#polls ? this.#poll() : this.#follow());
+      const ended = await this.#follow();
       this.#next?.abort.abort();
       if (this.#stopped) return;
       const wait = this.#judge(this.#active!, ended);
@@ -106,20 +112,20 @@ export class Link {
     if (!this.#stopped && this.#active?.confirmedAt) void this.#replace(this.#active);
   }
 
-  // Streams
-
-  /** A stream, and those that take over from it, until the last of them ends. */
+  /** A poll until it fails or streaming works again; or a stream, and those that take over, until the last of them ends. */
   async #follow(): Promise<Problem | undefined> {
-    let attempt = this.#open();
-    this.#active = attempt;
+    const polls = this.#polls;
+    let attempt = (this.#active = this.#attempt(polls ? "poll" : "stream"));
+    if (polls && !this.#never) void this.#probe(attempt);
     for (;;) {
       const ended = await attempt.ended;
+      if (polls) this.nudge();
       if (this.#active === attempt) return ended;
       attempt = this.#active;
     }
   }
 
-  #attempt(kind: Attempt["kind"], begin: (attempt: Attempt) => Promise<unknown>): Attempt {
+  #attempt(kind: Attempt["kind"]): Attempt {
     const abort = new AbortController();
     const attempt = { abort, kind } as Attempt;
     attempt.ended = new Promise((resolve) => {
@@ -133,14 +139,12 @@ export class Link {
       };
       // Not all that is aborted says so: a fetch that had just read its last bytes never does.
       abort.signal.onabort = over;
-      begin(attempt).then(over, over);
+      (kind === "poll" ? this.#poll(attempt) : this.#stream(attempt)).then(over, over);
     });
     return attempt;
   }
 
-  #open(kind: "stream" | "probe" = "stream"): Attempt {
-    return this.#attempt(kind, (attempt) => this.#stream(attempt));
-  }
+  // Streams
 
   async #stream(attempt: Attempt): Promise<void> {
     const api = this.#api;
@@ -153,14 +157,14 @@ export class Link {
     // An EventSource hides why it was refused, so every second try after a failure goes by fetch.
     const probe = attempt.kind === "probe";
     const native = settings.transport === "eventsource" && settings.environment.EventSource && !(this.#failures % 2) && !probe;
-    attempt.native = !!native;
+    attempt.transport = native ? "eventsource" : "fetch";
     const parameters: Parameters = { named: "false", last_event_id: this.#lastId };
     if (native && token) {
       parameters.ticket = (await api.json<{ ticket: string }>("events/ticket", { method: "POST", signal })).ticket;
       if (signal.aborted) return;
     }
-    const own = settings.channels ? `sse/stream/${settings.channels.map(encodeURIComponent).join()}` : "events";
-    const path = probe ? "api/sse/test" : own;
+    const { channels } = settings;
+    const path = probe ? "api/sse/test" : channels ? `sse/stream/${channels.map(encodeURIComponent)}` : "events";
     const sink = {
       event: (data: string, id: string) => this.#take(attempt, data, id),
       retry: (ms: number) => (this.#backoff = Math.max(ms, BACKOFF_MIN_MS)),
@@ -182,10 +186,7 @@ export class Link {
     const now = Date.now();
     if (attempt.kind === "probe") {
       // These are sent a second apart; where nothing holds them back they come so.
-      if (!attempt.firstAt) {
-        attempt.firstAt = now;
-        return;
-      }
+      if (!attempt.firstAt) return void (attempt.firstAt = now);
       if (now - attempt.firstAt > APART_MS) attempt.confirmedAt = now;
       return attempt.abort.abort();
     }
@@ -196,7 +197,7 @@ export class Link {
       const before = this.#active;
       this.#active = attempt;
       if (before !== attempt) before?.abort.abort();
-      this.#sink.state({ status: "open", transport: attempt.native ? "eventsource" : "fetch" });
+      this.#sink.state({ status: "open", transport: attempt.transport! });
     }
     this.#expect(attempt, this.#pingMs * SILENT_PINGS);
     // An id that is repeated is that of an earlier event.
@@ -222,37 +223,33 @@ export class Link {
   async #renew(attempt: Attempt, leftMs: number): Promise<void> {
     await this.#pause(leftMs * (0.25 + this.#random() / 2));
     if (this.#active !== attempt) return;
+    const old = this.#api.token();
     this.#api.dropToken();
-    await this.#replace(attempt);
+    // With the same token a new stream would end when this one does.
+    if ((await old) !== (await this.#api.token().catch(() => {}))) await this.#replace(attempt);
   }
 
   /** The old stream goes on until the new one is confirmed; what both bring has the same ids. */
   async #replace(old: Attempt): Promise<void> {
     while (this.#active === old && !old.abort.signal.aborted && !this.#polls) {
       this.#next?.abort.abort();
-      const next = this.#open();
+      const next = this.#attempt("stream");
       this.#next = next;
       const ended = await next.ended;
       // It has taken over, or is not wanted any more.
       if (next.confirmedAt || !ended) return;
+      // Who has signed out is not to be told anything more.
+      if (ended === SIGNED_OUT) return old.abort.abort(ended);
       this.#sink.problem(ended);
-      await this.#pause(this.#settings.timing.backoff);
+      // The old stream is left its time.
+      if (ended.final) return;
+      await this.#pause(this.#delay(ended, this.#backoff));
     }
   }
 
   // Long poll
 
-  /** Polls until that fails, or streaming works again. */
-  async #poll(): Promise<Problem | undefined> {
-    const attempt = this.#attempt("poll", (attempt) => this.#pollOn(attempt));
-    this.#active = attempt;
-    if (!this.#never) void this.#probe(attempt);
-    const ended = await attempt.ended;
-    this.nudge();
-    return ended;
-  }
-
-  async #pollOn(attempt: Attempt): Promise<void> {
+  async #poll(attempt: Attempt): Promise<void> {
     const api = this.#api;
     const settings = this.#settings;
     const { signal } = attempt.abort;
@@ -267,8 +264,8 @@ export class Link {
       this.#expect(attempt, wait + firstData);
       const polled = await api.json<Polled>("events/poll", { signal, cache: "no-store" }, {
         after,
-        wait: String(wait / 1000),
-        channels: settings.channels?.join(),
+        wait: wait / 1000,
+        channels: settings.channels,
       });
       clearTimeout(attempt.timer);
       if (signal.aborted) return;
@@ -278,8 +275,8 @@ export class Link {
         this.#sink.state({ status: "polling" });
       }
       this.#lastId = polled.last_id ?? this.#lastId;
-      const gap: Gap = { type: "gap", reason: "unknown", from: after ?? null, to: polled.last_id };
-      const arrivals = [...(polled.gap ? [gap] : []), ...polled.events].map((event): Arrival => [event, undefined]);
+      const arrivals = polled.events.map((event, n): Arrival => [event, polled.ids?.[n] ?? undefined]);
+      if (polled.gap) arrivals.unshift(unknown(after, polled.last_id));
       if (arrivals.length || after !== this.#lastId) this.#sink.events(arrivals, this.#lastId);
       else if (!first && Date.now() - began < SHORT_POLL_MS) await this.#pause(settings.timing.backoff);
     }
@@ -294,7 +291,7 @@ export class Link {
     for (let ms = this.#settings.timing.probe; !signal.aborted; ms = Math.min(ms * 2, PROBE_MAX_MS)) {
       await this.#pause(ms * (0.75 + this.#random() / 2));
       if (signal.aborted) return;
-      const probe = this.#open("probe");
+      const probe = this.#attempt("probe");
       this.#next = probe;
       await probe.ended;
       if (probe.confirmedAt && !signal.aborted) {
@@ -325,12 +322,13 @@ export class Link {
     else if (failed!.final) reason = "refused";
     const good = confirmedAt && Date.now() - confirmedAt >= GOOD_MS;
     if (good) this.#failures = 0;
-    if (this.#settings.getToken && reason === "token_expired") {
+    const { getToken, maxAttempts, timing } = this.#settings;
+    // Another token may be good where this one no longer is. One that is refused, too, is the end.
+    if (getToken && /^(token|key)_/.test(reason!)) {
       this.#api.dropToken();
       reason = undefined;
       if (good) return 0;
     }
-    const { maxAttempts } = this.#settings;
     const attempt = ++this.#failures;
     if (!reason && attempt > maxAttempts) reason = "attempts";
     if (reason) {
@@ -338,11 +336,16 @@ export class Link {
       this.#sink.state({ status: "closed", reason, problem: failed });
       return 0;
     }
-    const most = Math.min(this.#settings.timing.backoffMax, this.#backoff * 2 ** (attempt - 1));
+    const most = Math.min(timing.backoffMax, this.#backoff * 2 ** (attempt - 1));
     // What the server says in closing it has spread over its clients.
-    const retryInMs = closing?.reconnect ? closing.retry_ms : (failed?.retryAfterMs ?? 0) + this.#random() * most;
+    const retryInMs = closing?.reconnect ? closing.retry_ms : this.#delay(failed, most);
     this.#sink.state({ status: "reconnecting", attempt, maxAttempts, retryInMs, problem: failed });
     return retryInMs;
+  }
+
+  /** Full jitter, beyond what the server asks for. */
+  #delay(failed: Problem | undefined, most: number): number {
+    return (failed?.retryAfterMs ?? 0) + this.#random() * most;
   }
 
   /** Until the time is over, or somebody is impatient. */

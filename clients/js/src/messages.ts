@@ -43,8 +43,8 @@ export function safeUrl(address: unknown, base: string): string | undefined {
   if (typeof address !== "string" || !/^(https?:\/\/|\/)/i.test(address.trim())) return undefined;
   try {
     const url = new URL(address.trim(), base);
-    // A name before the host makes an address look like another one.
-    return /^https?:$/.test(url.protocol) && !url.username && !url.password ? url.href : undefined;
+    // A name before the host makes an address look like another one, and some letters of a host look like markup.
+    return /^https?:$/.test(url.protocol) && !url.username && !url.password && !/["'<>\s]/.test(url.host) ? url.href : undefined;
   } catch {
     return undefined;
   }
@@ -82,8 +82,15 @@ export function messageOf(event: NotifyEvent, place: Place, base: string): Messa
   return body && isOf(event, body, place) ? toMessage(body, base) : undefined;
 }
 
+/** The id of the message that an event takes back from a place. */
+export function deletedOf(event: NotifyEvent, place: Place): string | undefined {
+  const body = isObject(event.data) ? event.data : {};
+  const id = event.message_id ?? body.message_id ?? body.id;
+  return isId(id) && isOf(event, body, place) ? String(id) : undefined;
+}
+
 /** Whether an event concerns a place. */
-export function isOf(event: NotifyEvent, body: Said, place: Place): boolean {
+function isOf(event: NotifyEvent, body: Said, place: Place): boolean {
   if ("sessionId" in place) {
     return event.channel === `session:${place.sessionId}` || [body.sessionId, body.session_id, event.sessionId].includes(place.sessionId);
   }

@@ -99,8 +99,8 @@ export function settings(options: Options): Settings {
   };
 }
 
-/** Of an address; those without a value are left out. */
-export type Parameters = Record<string, string | undefined>;
+/** Of an address; those without a value are left out, and of lists the members are joined. */
+export type Parameters = Record<string, string | number | readonly string[] | undefined>;
 
 /** Where a stream or something beside it is; the server may live below a path. */
 export function address(base: string | URL, path: string, parameters: Parameters): string {
@@ -109,7 +109,7 @@ export function address(base: string | URL, path: string, parameters: Parameters
   // Only the path is set, so nothing leads the token to another host.
   url.pathname = url.pathname.replace(/\/*$/, "/") + place!.replace(/^\/+/, "");
   for (const [name, value] of [...new URLSearchParams(query), ...Object.entries(parameters)]) {
-    if (value !== undefined) url.searchParams.set(name, value);
+    if (value !== undefined) url.searchParams.set(name, value as string);
   }
   return url.href;
 }

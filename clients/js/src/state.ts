@@ -22,6 +22,8 @@ export type CloseReason =
   | "unauthorized" // a fresh token was refused
   | "refused" // the server will not answer otherwise next time: see problem
   | "token_expired" // and there is no getToken
+  | "token_revoked" // the same
+  | "key_removed" // the same: tokens are signed with another key by now
   | "disconnected" // the server asks not to come back
   | "attempts"; // maxAttempts are used up
 
@@ -52,9 +54,9 @@ export function asProblem(thrown: unknown): Problem {
 
 /** What an answer that is not ok says: problem+json, and `Retry-After`. */
 export async function refusal(answer: Response): Promise<Problem> {
-  const said = (await answer.json().catch(() => ({}))) as { detail?: string };
-  const seconds = Number(answer.headers.get("retry-after"));
   const { status, headers } = answer;
+  const said = (await answer.json().catch(() => ({}))) as { detail?: string };
+  const seconds = Number(headers.get("retry-after"));
   // Proxies say 404 and the like of their own while a server is replaced; what it says itself is a problem document.
   const own = headers.get("content-type")?.includes("problem+json");
   return {

@@ -15,10 +15,14 @@ type Said =
   | {
       arrivals: Arrival[];
       lastId: string | undefined;
+      /** The id before these arrivals. Who never was there has missed something. */
+      from: string | undefined;
       /** With it, the arrivals are only the last confirmation, for who has none yet. */
       state?: State;
     };
 
+/** In intervals between pings: the silence after which the leader is asked whether it is there. */
+const QUIET_PINGS = 1.5;
 /** Reasons that are the same for all tabs. The others end with the tab's own token. */
 const FOR_ALL: readonly string[] = ["disconnected", "attempts"];
 
@@ -30,9 +34,6 @@ export class Tabs {
   #link: Link | undefined;
   #state: State | undefined;
   #confirmed: Arrival | undefined;
-  /** Where this tab was when it joined: what came meanwhile is unknown if the leader is somewhere else. */
-  #was: string | undefined;
-  #heard = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #left = new AbortController();
 
@@ -50,17 +51,22 @@ export class Tabs {
 
   async join(): Promise<void> {
     this.leave();
-    this.#left = new AbortController();
-    const { signal } = this.#left;
+    const { signal } = (this.#left = new AbortController());
     const { events, BroadcastChannel } = this.#settings.environment;
-    events?.addEventListener("online", () => this.#link?.nudge(), { signal });
-    // A page that goes into the browser's cache for "back" must not hold the lock.
-    events?.addEventListener("pagehide", () => this.leave(), { signal });
+    // A page that was frozen hears of it nowhere but at the document.
+    for (const type of ["online", "resume"]) {
+      events?.addEventListener(type, () => this.#link?.nudge(), { signal, capture: true });
+    }
+    // A page that goes into the browser's cache for "back" must not hold the lock. It is shown again or never.
+    events?.addEventListener("pagehide", () => {
+      this.leave();
+      const { signal } = (this.#left = new AbortController());
+      events.addEventListener("pageshow", () => void this.join(), { signal });
+    }, { signal });
     const name = await this.#groupName();
     if (signal.aborted) return;
     this.#name = name;
     if (!name) return this.#lead();
-    this.#was = this.#lastId;
     this.#channel = new BroadcastChannel!(name);
     this.#channel.onmessage = ({ data }) => this.#hear(data as Said);
     this.#queueUp();
@@ -94,9 +100,8 @@ export class Tabs {
   async #groupName(): Promise<string | undefined> {
     const { share, environment, url, channels, lastEventId } = this.#settings;
     if (share === false || !environment.locks || !environment.BroadcastChannel || lastEventId) return;
-    const token = typeof share === "string" ? undefined : await this.#api.token().catch(() => {});
-    const who = typeof share === "string" ? share : claims(token || "");
-    return who && `notify-server ${url} ${channels?.join() ?? ""} ${who}`;
+    const who = typeof share === "string" ? share : claims(await this.#api.token().catch(() => {}));
+    return who && `notify-server ${url} ${channels ?? ""} ${who}`;
   }
 
   // Following
@@ -111,12 +116,12 @@ export class Tabs {
       return lock;
     };
     const options = steal ? { steal } : { signal: queue.signal };
-    this.#settings.environment.locks!.request(this.#name!, options, held).catch(() => {
-      // Another tab found this one asleep and has taken the lock.
+    this.#settings.environment.locks!.request(this.#name!, options, held).catch(({ name }: Error) => {
       if (this.#queue !== queue || queue.signal.aborted) return;
-      this.#stepDown();
-      this.#queueUp();
-      this.#listen();
+      // Another tab found this one asleep and has taken the lock.
+      if (name === "AbortError") void this.join();
+      // In a frame without an origin there are no locks.
+      else this.#lead();
     });
   }
 
@@ -127,23 +132,19 @@ export class Tabs {
       return;
     }
     if (this.#link) return;
-    const { arrivals, lastId, state } = said;
-    this.#heard = true;
-    if (this.#was && lastId && this.#was !== lastId) {
-      this.#pass([[{ type: "gap", reason: "unknown", from: this.#was, to: lastId }, undefined]], lastId);
-    }
-    this.#was = undefined;
-    this.#pass(state && this.#confirmed ? [] : arrivals, lastId);
+    const { arrivals, lastId, from, state } = said;
+    this.#listen();
+    this.#pass(state && this.#confirmed ? [] : arrivals, lastId, from);
     if (!state) return;
     this.#state = state;
     if (state.status === "closed") this.leave();
     this.#sink.state(state);
   }
 
-  #pass(arrivals: Arrival[], lastId: string | undefined): void {
+  #pass(arrivals: Arrival[], lastId: string | undefined, from?: string): void {
     this.#lastId = lastId ?? this.#lastId;
     this.#confirmed = arrivals.findLast(([event]) => event.type === "connection_confirmed") ?? this.#confirmed;
-    this.#sink.events(arrivals, lastId);
+    this.#sink.events(arrivals, lastId, from);
   }
 
   /** A leader that says nothing, not even when asked, is asleep or dead. */
@@ -151,16 +152,15 @@ export class Tabs {
     const { timing, environment } = this.#settings;
     const pingMs = (this.#confirmed?.[0].ping_interval_ms as number) || PING_MS;
     clearTimeout(this.#timer);
-    this.#heard = false;
     this.#timer = setTimeout(() => {
       if (this.#link) return;
-      if (this.#heard || !asked) {
-        if (!this.#heard) this.#say("hello");
-        return this.#listen(!this.#heard);
+      if (asked) {
+        this.#queue?.abort();
+        return this.#queueUp(true);
       }
-      this.#queue?.abort();
-      this.#queueUp(true);
-    }, asked ? timing.leaderAnswer * (1 + environment.random()) : pingMs);
+      this.#say("hello");
+      this.#listen(true);
+    }, asked ? timing.leaderAnswer * (1 + environment.random()) : pingMs * QUIET_PINGS);
   }
 
   #say(said: Said): void {
@@ -170,13 +170,12 @@ export class Tabs {
   // Leading
 
   #lead(): void {
-    this.#was = undefined;
     const link: Link = new Link(
       this.#settings,
       this.#api,
       {
         events: (arrivals, lastId) => {
-          this.#say({ arrivals, lastId });
+          this.#say({ arrivals, lastId, from: this.#lastId });
           this.#pass(arrivals, lastId);
         },
         state: (state) => this.#link === link && this.#linkState(state),
@@ -200,7 +199,8 @@ export class Tabs {
   }
 
   #sayState(): void {
-    this.#say({ arrivals: this.#confirmed ? [this.#confirmed] : [], lastId: this.#lastId, state: this.#state! });
+    const lastId = this.#lastId;
+    this.#say({ arrivals: this.#confirmed ? [this.#confirmed] : [], lastId, from: lastId, state: this.#state! });
   }
 
   /** A renewed token can be one for somebody else, whose events are not for the tabs of this group. */

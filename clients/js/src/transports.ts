@@ -18,16 +18,13 @@ export async function fetchStream(
 ): Promise<never> {
   const answer = await api.fetch(path, { headers: { accept: EVENT_STREAM }, cache: "no-store", signal }, parameters);
   if (!answer.ok) throw await refusal(answer);
-  if (!answer.headers.get("content-type")?.startsWith(EVENT_STREAM) || !answer.body) {
-    throw problem("answer", "no event stream");
-  }
-  const reader = answer.body.getReader();
-  const decoder = new TextDecoder();
+  if (!answer.headers.get("content-type")?.startsWith(EVENT_STREAM)) throw problem("answer", "no event stream");
+  const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
   const take = parser(sink);
   for (;;) {
     const { done, value } = await reader.read();
     if (done) throw ENDED;
-    take(decoder.decode(value, { stream: true }));
+    take(value);
   }
 }
 

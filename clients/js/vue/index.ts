@@ -140,6 +140,8 @@ function useClient(channels: () => string[] | undefined, labels: Partial<Labels>
     () => channels()?.join(),
     (key) => {
       release();
+      // Rendered on a server nothing is listened to, and nobody would end it.
+      if (!globalThis.document) return;
       client.value = all.use(key === undefined ? undefined : key.split(","));
       off = client.value.onState((now) => (state.value = now));
     },

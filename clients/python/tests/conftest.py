@@ -43,6 +43,9 @@ class Blocking:
 
     def __exit__(self, *_: object) -> None:
         self._loop.run_until_complete(self._client.close())
+        # As asyncio.run does it: what httpx reads by is ended by the loop.
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any, Dict, List
+from typing import Any, AsyncIterator, Dict, List
 
 import httpx
 import pytest
 from conftest import Kind
 from test_publish import Fake
 
-from notify_client import Closed, Refused, Retry, Unavailable
+from notify_client import AsyncClient, Closed, Refused, Retry, Unavailable
 
 URL = "https://notify.test"
 CONFIRMED = {"type": "connection_confirmed", "ping_interval_ms": 10_000}
@@ -35,7 +36,8 @@ def open_(kind: Kind, fake: Fake, token: Any = "secret") -> Any:
     return kind(URL, token, transport=httpx.MockTransport(fake))
 
 
-STOP = (403, {"detail": "that is all"})
+OWN = {"content-type": "application/problem+json"}
+STOP = (403, {"detail": "that is all"}, OWN)
 
 
 def told(client: Any, *arguments: Any, **named: Any) -> List[Any]:
@@ -77,10 +79,11 @@ def test_closing_is_honoured(kind: Kind, slept: List[float]) -> None:
     assert slept == [1.234]
 
 
-def test_tokens_that_are_over_are_renewed_and_refused_ones_once(kind: Kind, slept: List[float]) -> None:
-    over = {"type": "closing", "reason": "token_expired", "reconnect": False, "retry_ms": 0}
+@pytest.mark.parametrize("reason", ["token_expired", "token_revoked", "key_removed"])
+def test_tokens_that_are_over_are_renewed_and_refused_ones_once(kind: Kind, slept: List[float], reason: str) -> None:
+    over = {"type": "closing", "reason": reason, "reconnect": False, "retry_ms": 0}
     tokens = iter(["one", "two", "three"])
-    fake = Streams([(CONFIRMED,), (over,)], (401, {}), (401, {"detail": "really not"}))
+    fake = Streams([(CONFIRMED,), (over,)], (401, {}), (401, {"detail": "really not"}, OWN))
     with open_(kind, fake, lambda: next(tokens)) as client, pytest.raises(Refused, match="really not"):
         next(client.listen())
     assert [request.headers["authorization"][-5:].strip() for request in fake.asked] == ["r one", "r two", "three"]
@@ -124,3 +127,53 @@ def test_a_stream_can_be_closed(kind: Kind) -> None:
         assert stream.last_event_id == "1-1"
         stream.close()
         assert list(stream) == []
+
+
+def test_what_a_proxy_says_while_the_server_is_replaced_passes_but_not_at_first(kind: Kind, slept: List[float]) -> None:
+    page = (404, {"detail": "nothing here"})
+    fake = Streams([(CONFIRMED,), ({"type": "a"}, "1-1")], page, (403, {}), (200, {}), [(CONFIRMED,), ({"type": "b"}, "1-2")], STOP)
+    with open_(kind, fake) as client:
+        assert told(client) == [("a", "1-1"), ("b", "1-2")]
+    assert len(slept) == 5
+    with open_(kind, Streams(page)) as client, pytest.raises(Refused, match="nothing here"):
+        next(client.listen())
+
+
+def test_an_answer_that_is_no_stream_is_told(kind: Kind, slept: List[float]) -> None:
+    with open_(kind, Streams((200, {"sign": "in"}))) as client, pytest.raises(Refused, match="is this a notify-server"):
+        next(client.listen())
+    assert slept == []
+
+
+def test_the_servers_retry_is_the_first_step_of_the_backoff(kind: Kind, slept: List[float], full_jitter: None) -> None:
+    fake = Streams(["retry: 3000\n\n", (CONFIRMED,)], (503, {}), ["retry: 1\n\n", (CONFIRMED,), ({"type": "a"}, "1-1")], STOP)
+    with open_(kind, fake) as client:
+        assert told(client) == [("a", "1-1")]
+    assert slept == [3.0, 6.0, 0.1]
+
+
+def test_waiting_for_an_event_can_be_given_up_and_taken_up_again() -> None:
+    """`asyncio.wait_for` ends what it waits for; the next event comes over another connection, and none is lost."""
+    asked: List[httpx.Request] = []
+
+    class Slow(httpx.AsyncByteStream):
+        def __init__(self, n: int) -> None:
+            self._n = n
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield (event(CONFIRMED) + event({"type": f"event-{self._n}"}, f"1-{self._n}")).encode()
+            await asyncio.sleep(60)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, stream=Slow(len(asked)), headers={"content-type": "text/event-stream"})
+
+    async def main() -> None:
+        async with AsyncClient(URL, "secret", transport=httpx.MockTransport(answer)) as client, client.listen() as stream:
+            assert (await stream.__anext__()).id == "1-1"
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(stream.__anext__(), 0.05)
+            assert (await stream.__anext__()).id == "1-2"
+
+    asyncio.run(main())
+    assert [request.url.params.get("last_event_id") for request in asked] == [None, "1-1"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 import venv
@@ -40,3 +42,10 @@ def test_the_wheel_can_be_installed_and_has_what_it_needs_and_nothing_else(tmp_p
     subprocess.run(install, check=True, capture_output=True)
     beside = str(Path(httpx.__file__).parents[1])
     subprocess.run([str(python), "-W", "error", "-c", f"import sys; sys.path.append({beside!r})\n{USE}"], check=True)
+
+
+def test_the_oldest_python_that_is_promised_can_read_it() -> None:
+    promised = re.search(r'requires-python = ">=3\.(\d+)"', (PROJECT / "pyproject.toml").read_text())
+    assert promised
+    for file in (PROJECT / "src").rglob("*.py"):
+        ast.parse(file.read_text(), feature_version=(3, int(promised[1])))

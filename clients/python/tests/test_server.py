@@ -133,3 +133,16 @@ def test_a_token_that_expires_is_renewed(kind: Kind, server: Server) -> None:
             other.send(message(expected))
             assert numbers(stream, 1) == [expected]
         stream.close()
+
+
+def test_messages_of_a_session_are_heard_as_its_history_has_them(kind: Kind, server: Server) -> None:
+    session = f"s-{next(MESSAGES)}"
+    headers = {"authorization": f"Bearer {server.token()}"}
+    with kind(server.url, server.token()) as client, httpx.Client(base_url=server.url, headers=headers) as http:
+        stream = opened(client, [f"session:{session}"])
+        for n in range(3):
+            http.post("/api/messages", json={"sessionId": session, "content": str(n)}).raise_for_status()
+        heard = [event.data["data"] for event in itertools.islice((e for e in stream if e.type == "message"), 3)]
+        history = http.get("/api/messages", params={"sessionId": session}).json()["data"]["messages"]
+        assert heard == history[::-1] and [message["content"] for message in heard] == ["0", "1", "2"]
+        stream.close()

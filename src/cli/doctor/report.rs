@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use super::finding::{Check, Finding, Status};
 
+/// What is said of a check that another one's failure has left nothing to look at.
+const NOT_POSSIBLE: &str = "not possible after what was found above";
+
 /// All findings about one address, in the order of the checks.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -21,7 +24,7 @@ impl Report {
     pub(super) fn new(url: &str, mut findings: Vec<Finding>) -> Self {
         for check in Check::ALL {
             if !findings.iter().any(|finding| finding.check == check) {
-                findings.push(check.skipped("not possible after what was found above"));
+                findings.push(check.skipped(NOT_POSSIBLE));
             }
         }
         findings.sort_by_key(|finding| finding.check);
@@ -39,9 +42,12 @@ impl Report {
         self.result == Status::Problem
     }
 
+    /// What was not possible is one line, so that what is wrong stays in sight; what is wrong is named at the end again.
     pub(super) fn table(&self) -> String {
         let mut text = format!("{}\n\n", self.url);
-        for finding in &self.checks {
+        let (impossible, others): (Vec<&Finding>, Vec<&Finding>) =
+            self.checks.iter().partition(|f| f.detail == NOT_POSSIBLE);
+        for finding in others {
             let word = match finding.status {
                 Status::Ok => "ok",
                 Status::Warning => "warning",
@@ -55,19 +61,25 @@ impl Report {
                 let _ = writeln!(text, "{:22} -> {advice}", "");
             }
         }
-        let count = |status| self.checks.iter().filter(|f| f.status == status).count();
-        let problems = counted(count(Status::Problem), "problem");
-        let warnings = counted(count(Status::Warning), "warning");
+        if !impossible.is_empty() {
+            let names: Vec<&str> = impossible.iter().map(|f| f.check.name()).collect();
+            let _ = writeln!(text, "-        {NOT_POSSIBLE}: {}", names.join(", "));
+        }
+        let problems = self.counted(Status::Problem, "problem");
+        let warnings = self.counted(Status::Warning, "warning");
         let _ = writeln!(text, "\n{problems}, {warnings}");
         text
     }
-}
 
-fn counted(count: usize, what: &str) -> String {
-    match count {
-        0 => format!("no {what}s"),
-        1 => format!("1 {what}"),
-        _ => format!("{count} {what}s"),
+    /// E.g. `2 problems (buffering, idle)`.
+    fn counted(&self, status: Status, what: &str) -> String {
+        let found = self.checks.iter().filter(|f| f.status == status);
+        let names: Vec<&str> = found.map(|f| f.check.name()).collect();
+        match names.len() {
+            0 => format!("no {what}s"),
+            1 => format!("1 {what} ({})", names[0]),
+            count => format!("{count} {what}s ({})", names.join(", ")),
+        }
     }
 }
 
@@ -87,11 +99,15 @@ mod tests {
         assert!(report.has_problems());
         let table = report.table();
         for check in Check::ALL {
-            assert_eq!(table.matches(&format!(" {:<13} ", check.name())).count(), 1);
+            let lines = table.lines().filter(|line| line.contains(check.name()));
+            assert!(lines.count() >= 1, "{}", check.name());
         }
+        assert!(table.contains("-        publish       not asked for\n"));
+        assert!(table.contains("not possible after what was found above: health, token, clock"));
+        assert_eq!(table.matches("not possible").count(), 1);
         assert!(table.contains("PROBLEM  buffering     held back\n"));
         assert!(table.contains("-> turn buffering off\n"));
-        assert!(table.ends_with("\n1 problem, 1 warning\n"));
+        assert!(table.ends_with("\n1 problem (buffering), 1 warning (protocol)\n"));
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["result"], "problem");
         assert_eq!(json["checks"][8]["check"], "buffering");

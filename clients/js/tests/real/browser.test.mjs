@@ -24,7 +24,8 @@ before(async () => {
     more: 'server: { allowed_origins: ["*"] }\n',
   });
   front = await Front.start(server.url, () => server.run("token", "--user", "2", ...flags));
-  browser = await launch();
+  // Each tab has a process of its own, as in browsers of people, so that one can stand still alone.
+  browser = await launch("--renderer-process-limit=40");
 });
 
 after(async () => {
@@ -60,9 +61,32 @@ const state = (page) => page.evaluate(() => globalThis.client.state);
 const counts = (page) => page.evaluate(() => globalThis.counts);
 const becomes = (page, status) => eventually(status, () => state(page), (state) => state.status === status);
 
-async function hasAll(page) {
-  const found = await eventually("all events", () => counts(page), (counts) => counts.length >= counter.last);
+async function hasAll(page, ms) {
+  const found = await eventually("all events", () => counts(page), (counts) => counts.length >= counter.last, ms);
   assert.deepEqual(found, upTo(counter.last));
+}
+
+/** What comes from now on it hears, and of what came before it knows that it has missed something, if it has. */
+async function hasAllOrGap(page) {
+  await counter.publish(1);
+  await eventually("what came last", () => counts(page), (counts) => counts.at(-1) === counter.last);
+  const heard = await counts(page);
+  const gaps = await page.evaluate(() => globalThis.gaps.length);
+  assert.deepEqual(heard, gaps ? upTo(counter.last).filter((n) => heard.includes(n)) : upTo(counter.last));
+}
+
+/** Stops everything in a tab, as when it is frozen or its computer is asleep, and returns what lets it go on. */
+async function stopped(page) {
+  const debug = await context.newCDPSession(page);
+  await debug.send("Debugger.enable");
+  const standing = new Promise((resolve) => debug.once("Debugger.paused", resolve));
+  const running = page.evaluate("debugger");
+  await standing;
+  return async () => {
+    await debug.send("Debugger.resume");
+    await debug.detach();
+    await running;
+  };
 }
 
 for (const transport of ["fetch", "eventsource"]) {
@@ -132,6 +156,79 @@ test("a leading tab that crashes loses nothing either", async () => {
   await counter.publish(2);
   await hasAll(follower);
   await leader.close();
+});
+
+test("a leading tab that stands still is succeeded, and when it goes on it knows what it has missed", async () => {
+  const timing = { leaderAnswer: 500 };
+  const [leader, follower] = [await tab({ timing }), await tab({ timing })];
+  for (const page of [leader, follower]) await becomes(page, "open");
+  await counter.publish(1);
+  for (const page of [leader, follower]) await hasAll(page);
+  const goOn = await stopped(leader);
+  await counter.publish(2);
+  // It is looked after when the time of a usual ping is over.
+  await hasAll(follower, 60_000);
+  // Its own connection is still there, and nobody reads it.
+  assert.equal(await connections(server), 2);
+  await counter.publish(2);
+  await hasAll(follower);
+  await goOn();
+  await hasAllOrGap(leader);
+  await hasAll(follower);
+  await eventually("one connection", () => connections(server), (count) => count === 1);
+});
+
+test("a following tab that stands still hears what came meanwhile, or that something did", async () => {
+  const [leader, follower] = [await tab(), await tab()];
+  for (const page of [leader, follower]) await becomes(page, "open");
+  const goOn = await stopped(follower);
+  await counter.publish(3);
+  await hasAll(leader);
+  await goOn();
+  await hasAllOrGap(follower);
+});
+
+test("in a frame without an origin, which has no locks, it streams all the same", async () => {
+  const page = await context.newPage();
+  await page.goto(`${front.url}/page`);
+  const token = await server.run("token", "--user", "2");
+  await page.evaluate(([server, token]) => {
+    const frame = document.createElement("iframe");
+    frame.sandbox = "allow-scripts";
+    frame.srcdoc = `<script type="module">
+      import { connect } from "${location.origin}/client/src/index.js";
+      connect({ url: "${server}", getToken: () => "${token}", onState: (state) => parent.postMessage(state.status, "*") });
+    </script>`;
+    globalThis.framed = [];
+    addEventListener("message", ({ data }) => framed.push(data));
+    document.body.append(frame);
+  }, [server.url, token]);
+  await eventually("open", () => page.evaluate(() => globalThis.framed), (states) => states.at(-1) === "open");
+});
+
+test("a page of another origin waits as long as the server asks it to", async () => {
+  const full = await Server.start({ more: 'server: { allowed_origins: ["*"], max_connections_per_user: 1 }\n' });
+  try {
+    const token = await full.run("token", "--user", "2");
+    const page = await tab({ url: full.url, share: false });
+    await page.evaluate(([url, token]) => {
+      globalThis.client.close();
+      const options = { url, share: false, getToken: () => token, onError: (problem) => problems.push(problem) };
+      globalThis.problems = [];
+      globalThis.begin(options);
+    }, [full.url, token]);
+    await becomes(page, "open");
+    await page.evaluate(() => (globalThis.first = globalThis.client));
+    await page.evaluate(([url, token]) => globalThis.begin({ url, share: false, getToken: () => token, onError: (problem) => problems.push(problem) }), [full.url, token]);
+    await becomes(page, "reconnecting");
+    const [problem] = await page.evaluate(() => globalThis.problems);
+    assert.equal(problem.status, 429);
+    assert.ok(problem.retryAfterMs >= 1000, `it may read Retry-After: ${JSON.stringify(problem)}`);
+    await page.evaluate(() => globalThis.first.close());
+    await becomes(page, "open");
+  } finally {
+    await full.remove();
+  }
 });
 
 test("tabs of different users do not share", async () => {

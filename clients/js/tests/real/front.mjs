@@ -36,8 +36,6 @@ export class Front {
   holdsBack = false;
   /** More pages, by path: type and content. */
   pages = new Map();
-  /** What the message API answers, newest first: a stub by the contract, as this server may have none of its own. */
-  history = [];
   /** Every address that was asked for. */
   asked = [];
   tokens = 0;
@@ -75,22 +73,14 @@ export class Front {
       this.tokens += 1;
       return response.end(await this.#token());
     }
-    const page = this.pages.get(request.url);
+    const page = this.pages.get(request.url.split("?")[0]);
     if (page) return response.setHeader("content-type", page.type).setHeader("content-security-policy", POLICY).end(page.content);
-    if (request.url.startsWith("/api/messages?")) return this.#page(new URL(request.url, this.url).searchParams, response);
     if (request.url.startsWith("/client/")) {
       const file = await readFile(path.join(DIST, path.normalize(request.url).replace("/client/", "")));
-      return response.setHeader("content-type", "text/javascript").end(file);
+      // Also for frames without an origin.
+      return response.setHeader("content-type", "text/javascript").setHeader("access-control-allow-origin", "*").end(file);
     }
     this.#pass(request, response);
-  }
-
-  #page(parameters, response) {
-    const limit = Number(parameters.get("limit"));
-    const start = parameters.has("before") ? this.history.findIndex(({ id }) => id === parameters.get("before")) + 1 : 0;
-    const messages = this.history.slice(start, start + limit);
-    const next = start + limit < this.history.length ? messages.at(-1).id : null;
-    response.setHeader("content-type", "application/json").end(JSON.stringify({ success: true, data: { messages, next } }));
   }
 
   #pass(request, response) {

@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import readline from "node:readline";
@@ -10,21 +10,33 @@ import { freePort } from "../../../../tests/browser/server.mjs";
 
 export class Nats {
   #folder;
+  #port;
   #process;
 
   static async start() {
     const nats = new Nats();
     nats.#folder = await mkdtemp(path.join(tmpdir(), "notify-client-nats-"));
-    const port = await freePort();
-    nats.url = `nats://127.0.0.1:${port}`;
-    nats.#process = spawn("nats-server", ["-js", "-sd", nats.#folder, "-a", "127.0.0.1", "-p", String(port)]);
-    const failed = once(nats.#process, "error").then(([error]) => {
+    nats.#port = await freePort();
+    nats.url = `nats://127.0.0.1:${nats.#port}`;
+    await nats.#run();
+    return nats;
+  }
+
+  async #run() {
+    this.#process = spawn("nats-server", ["-js", "-sd", this.#folder, "-a", "127.0.0.1", "-p", String(this.#port)]);
+    const failed = once(this.#process, "error").then(([error]) => {
       throw new Error(`nats-server can't be started (scripts/install-test-tools has it): ${error.message}`);
     });
     failed.catch(() => {});
-    await Promise.race([failed, ready(nats.#process.stderr)]);
-    nats.#process.stderr.resume();
-    return nats;
+    await Promise.race([failed, ready(this.#process.stderr)]);
+    this.#process.stderr.resume();
+  }
+
+  /** Loses all that it has stored, and starts again. */
+  async loseAll() {
+    await this.remove();
+    await mkdir(this.#folder);
+    await this.#run();
   }
 
   async remove() {

@@ -10,7 +10,7 @@ export async function eventually(what, found, is, ms = 20_000) {
     if (is(last)) return last;
     if (Date.now() - began > ms) break;
   }
-  throw new Error(`${what}: waited ${ms} ms, found ${JSON.stringify(last)?.slice(0, 500)}`);
+  throw new Error(`${what}: waited ${ms} ms, found ${JSON.stringify(last)?.slice(-700)}`);
 }
 
 /** Numbers from 1, each once and in order. */

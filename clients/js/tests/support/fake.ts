@@ -215,12 +215,12 @@ export class FakeBrowser {
       random: () => 0.5,
       events: tab.events,
       BroadcastChannel: Channel as unknown as typeof BroadcastChannel,
-      locks: { request: this.#request.bind(this, tab) } as unknown as LockManager,
+      locks: { request: this.#request.bind(this) } as unknown as LockManager,
     };
     return { environment, tab };
   }
 
-  #request(tab: FakeTab, name: string, options: LockOptions, held: () => Promise<void> | undefined): Promise<void> {
+  #request(name: string, options: LockOptions, held: () => Promise<void> | undefined): Promise<void> {
     return new Promise((resolve, reject) => {
       const grant = (): void => {
         let over = false;
@@ -237,11 +237,6 @@ export class FakeBrowser {
           resolve();
           this.#queues.get(name)?.shift()?.();
         });
-      };
-      tab.crash = () => {
-        const holder = this.#held.get(name);
-        if (holder) this.#held.delete(name);
-        this.#queues.get(name)?.shift()?.();
       };
       if (options.steal) {
         this.#held.get(name)?.drop(new DOMException("stolen", "AbortError"));
@@ -262,8 +257,6 @@ export class FakeBrowser {
 class FakeTab {
   events = new EventTarget();
   frozen = false;
-  /** Ends the tab that holds the lock, without a word. */
-  crash: () => void = () => {};
 }
 
 class FakeChannel {

@@ -235,6 +235,21 @@ test("a renewal that fails is tried again, and the old stream is kept as long as
   expect(heard.problems).toHaveLength(2);
 });
 
+test("where there is no newer token yet the stream stays as it is", async () => {
+  let tokens = ["one", "one", "two"];
+  const heard = await opened({ getToken: () => tokens.shift() });
+  const stream = server.requests[0]!;
+  await stream.send({ type: "token_expiring", expires_in_ms: 60_000 });
+  await vi.advanceTimersByTimeAsync(59_000);
+  expect(server.requests).toHaveLength(1);
+  await stream.send(message(1), "e-1-0");
+  await stream.send({ type: "closing", reason: "token_expired", reconnect: false, retry_ms: 0 });
+  expect(server.asked.token).toBe("two");
+  expect(server.asked.parameter("last_event_id")).toBe("e-1-0");
+  await server.asked.confirm("e-1-0");
+  expect(heard.messages).toEqual([1]);
+});
+
 test("a stream that ends while its successor is on the way leaves one stream, not two", async () => {
   await opened();
   const old = server.requests[0]!;
@@ -263,12 +278,94 @@ test("a token that expired all the same is renewed; without getToken that is the
   expect(other.client.state).toMatchObject({ status: "closed", reason: "token_expired" });
 });
 
+test.each(["token_revoked", "key_removed"])("after %s another token is asked for, and the same one is not shown for ever", async (reason) => {
+  const over = { type: "closing", reason, reconnect: false, retry_ms: 0 };
+  const heard = await opened({ getToken: tokens() });
+  await vi.advanceTimersByTimeAsync(6000);
+  await server.requests[0]!.send(over);
+  expect(server.asked.token).not.toBe(server.requests[0]!.token);
+  await server.asked.confirm();
+  expect(heard.client.state.status).toBe("open");
+  const other = listen((server = new FakeServer()));
+  await settle();
+  await server.asked.confirm();
+  await server.requests[0]!.send(over);
+  expect(other.client.state).toMatchObject({ status: "closed", reason });
+  const same = await opened({ getToken: () => "the same" });
+  await vi.advanceTimersByTimeAsync(6000);
+  const asked = server.requests.length;
+  await server.requests.at(-1)!.send(over);
+  await server.asked.refuse(401);
+  await settle();
+  await server.asked.refuse(401);
+  await settle();
+  expect(same.client.state).toMatchObject({ status: "closed", reason: "unauthorized" });
+  expect(server.requests.length - asked).toBeLessThanOrEqual(2);
+});
+
 test("tokens that expire at once are not asked for in a loop", async () => {
   const getToken = vi.fn(tokens());
   const heard = await opened({ getToken });
   await server.requests[0]!.send({ type: "closing", reason: "token_expired", reconnect: false, retry_ms: 0 });
   expect(heard.client.state).toMatchObject({ status: "reconnecting", retryInMs: 500 });
   expect(getToken).toHaveBeenCalledTimes(1);
+});
+
+test("a renewal waits as long as the server asks it to", async () => {
+  await opened();
+  await server.requests[0]!.send({ type: "token_expiring", expires_in_ms: 60_000 });
+  await vi.advanceTimersByTimeAsync(30_000);
+  await server.asked.refuse(429, "too many connections", { "retry-after": "9" });
+  await vi.advanceTimersByTimeAsync(9_499);
+  expect(server.requests).toHaveLength(2);
+  await vi.advanceTimersByTimeAsync(1);
+  await server.asked.confirm();
+  expect(server.requests[0]!.gone).toBe(true);
+});
+
+test("a new token that is refused for good is not tried again and again; the old stream is left its time", async () => {
+  const getToken = vi.fn(tokens());
+  const heard = await opened({ getToken });
+  const [old] = server.requests;
+  await old!.send({ type: "token_expiring", expires_in_ms: 60_000 });
+  await vi.advanceTimersByTimeAsync(30_000);
+  await server.asked.refuse(401);
+  await server.asked.refuse(401, "revoked");
+  await vi.advanceTimersByTimeAsync(29_000);
+  expect(server.requests).toHaveLength(3);
+  expect(getToken).toHaveBeenCalledTimes(3);
+  expect(heard.client.state.status).toBe("open");
+  expect(heard.problems).toMatchObject([{ status: 401, message: "revoked" }]);
+  await old!.send({ type: "closing", reason: "token_expired", reconnect: false, retry_ms: 0 });
+  await server.asked.refuse(401);
+  await server.asked.refuse(401, "revoked");
+  expect(heard.client.state).toMatchObject({ status: "closed", reason: "unauthorized" });
+});
+
+test("who has signed out when the token is to be renewed is told nothing more", async () => {
+  const getToken = vi.fn<() => string | null>(tokens());
+  const heard = await opened({ getToken });
+  await server.requests[0]!.send({ type: "token_expiring", expires_in_ms: 60_000 });
+  getToken.mockReturnValue(null);
+  await vi.advanceTimersByTimeAsync(30_000);
+  expect(heard.client.state).toMatchObject({ status: "closed", reason: "signed_out" });
+  expect(server.requests[0]!.gone).toBe(true);
+  expect(server.requests).toHaveLength(1);
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test("requests whose token was refused at the same time ask for one new token", async () => {
+  const getToken = vi.fn(tokens());
+  const heard = await opened({ getToken });
+  const answers = [heard.client.json("/api/a"), heard.client.json("/api/b")];
+  await settle();
+  const [, first, second] = server.requests;
+  await first!.refuse(401);
+  await second!.refuse(401);
+  for (const request of server.requests.slice(3)) await request.json({});
+  await Promise.all(answers);
+  expect(getToken).toHaveBeenCalledTimes(2);
+  expect(new Set(server.requests.slice(3).map(({ token }) => token)).size).toBe(1);
 });
 
 test("silence beyond two and a half pings is a dead stream", async () => {
@@ -339,18 +436,18 @@ test("closing it while it waits, or asks for a token, leaves nothing behind eith
   expect(vi.getTimerCount()).toBe(0);
 });
 
-test("back online, what looks open is replaced, and what waits is tried", async () => {
+test.each(["online", "resume"])("%s: what looks open is replaced, and what waits is tried", async (type) => {
   const events = new EventTarget();
   const heard = listen(server, {}, { events });
   await settle();
   await server.asked.confirm();
-  events.dispatchEvent(new Event("online"));
+  events.dispatchEvent(new Event(type));
   await settle();
   await server.asked.confirm();
   expect(server.requests[0]!.gone).toBe(true);
   await server.requests[1]!.end();
   expect(heard.client.state.status).toBe("reconnecting");
-  events.dispatchEvent(new Event("online"));
+  events.dispatchEvent(new Event(type));
   await settle();
   await server.asked.confirm();
   expect(heard.client.state.status).toBe("open");

@@ -6,7 +6,7 @@ import HOSTILE from "../support/hostile.json" with { type: "json" };
 const MEDIA_TYPES = ["image", "audio", "video", "file"] as const;
 const BASE = "https://notify.test/below/";
 
-test.each(HOSTILE)("%j is no address", (address) => {
+test.each([...HOSTILE, 'https://"/', "https://a'b.test/"])("%j is no address", (address) => {
   expect(safeUrl(address, BASE)).toBeUndefined();
 });
 

@@ -27,6 +27,10 @@ test("the core is smaller than 5 kB, minified and gzipped", async () => {
   expect(size).toBeLessThan(MAX_CORE);
 });
 
+test("frameworks that render on a server are told that the React components are for browsers", () => {
+  expect(readFileSync(path.join(ROOT, "dist/react/index.js"), "utf8")).toMatch(/^"use client";/);
+});
+
 test("the package has what its exports name, the licences and the readme, and nothing else", () => {
   const [packed] = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: ROOT, encoding: "utf8" })) as [
     { files: { path: string }[]; size: number },

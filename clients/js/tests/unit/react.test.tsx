@@ -180,7 +180,7 @@ test("components that listen to the same share a connection, and the last one cl
   await drawn(() => stream().send({ type: "typing_started", chat_id: 1, user_id: 3 }));
   expect(document.title).toBe("3 types");
   cleanup();
-  await settle();
+  await vi.advanceTimersByTimeAsync(200);
   expect(streams()).toHaveLength(0);
   expect(vi.getTimerCount()).toBe(0);
 });
@@ -196,12 +196,45 @@ test("another session is another connection and another history", async () => {
   await drawn(() => stream().confirm());
   await answer(said("1", "of s"));
   rerender(page("t"));
-  await drawn();
+  await drawn(() => vi.advanceTimersByTimeAsync(200));
   expect(streams()).toHaveLength(1);
   expect(stream().url.pathname).toBe("/sse/stream/session%3At");
   await drawn(() => stream().confirm());
   expect(history().parameter("sessionId")).toBe("t");
   expect(shown()).toEqual([]);
+});
+
+test("a component that makes way for another one that listens to the same leaves it the connection", async () => {
+  const page = (room: number): ReactNode => (
+    <Provider>
+      <Bell key={room} />
+    </Provider>
+  );
+  const { rerender } = render(page(1));
+  await drawn();
+  await drawn(() => stream().confirm());
+  rerender(page(2));
+  await drawn(() => vi.advanceTimersByTimeAsync(10_000));
+  expect(server.requests).toHaveLength(1);
+  expect(screen.getByText("open")).toBeTruthy();
+});
+
+test("unmounted while it connects or loads, it leaves nothing behind and says nothing", async () => {
+  const errors = vi.spyOn(console, "error");
+  const { unmount } = render(<Provider><MessageStream sessionId="s" /></Provider>);
+  await drawn();
+  const connecting = stream();
+  unmount();
+  await vi.advanceTimersByTimeAsync(200);
+  expect(connecting.gone).toBe(true);
+  await opened(<MessageStream sessionId="s" />);
+  const loading = history();
+  cleanup();
+  await vi.advanceTimersByTimeAsync(200);
+  await loading.json({ success: true, data: { messages: [said("1", "late")], next: null } });
+  expect(streams()).toHaveLength(0);
+  expect(vi.getTimerCount()).toBe(0);
+  expect(errors).not.toHaveBeenCalled();
 });
 
 test("without a provider it says what is missing", () => {

@@ -16,13 +16,13 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-type Tab = Heard & ReturnType<FakeBrowser["tab"]>["tab"] & { freeze(): void; crashed(): void };
+type Tab = Heard & ReturnType<FakeBrowser["tab"]>["tab"] & { freeze(): void; wake(): void };
 
 async function open(options: Parameters<typeof listen>[1] = {}): Promise<Tab> {
   const { environment, tab } = browser.tab(server);
   const heard = listen(server, { getToken: tokens(), ...options }, environment);
   await settle();
-  return Object.assign(heard, tab, { freeze: () => void (tab.frozen = true), crashed: () => tab.crash() }) as Tab;
+  return Object.assign(heard, tab, { freeze: () => void (tab.frozen = true), wake: () => void (tab.frozen = false) }) as Tab;
 }
 
 const streams = (): number => server.open.filter((request) => request.path === "/events").length;
@@ -108,7 +108,7 @@ test("a leader that is asleep is found out and loses the lock; awake again it fo
   await server.asked.confirm();
   const follower = await open();
   leader.freeze();
-  await vi.advanceTimersByTimeAsync(60_000);
+  await vi.advanceTimersByTimeAsync(45_000);
   await vi.advanceTimersByTimeAsync(7_500);
   const stream = server.requests.at(-1)!;
   expect(stream).not.toBe(server.requests[0]);
@@ -116,6 +116,75 @@ test("a leader that is asleep is found out and loses the lock; awake again it fo
   await stream.send(message(1), "e-1-0");
   expect(follower.messages).toEqual([1]);
   expect(follower.client.state.status).toBe("open");
+  // What it has slept through did not come here: that is told, and then it follows.
+  leader.wake();
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(leader.gaps).toEqual([{ type: "gap", reason: "unknown", from: "e-0-0", to: "e-1-0" }]);
+  await stream.send(message(2), "e-2-0");
+  expect(leader.messages).toEqual([2]);
+  expect(streams()).toBe(1);
+});
+
+test("a tab that stood still while others heard is told that it has missed something, once", async () => {
+  await open();
+  await server.asked.confirm("e-0-0");
+  const [follower, other] = [await open(), await open()];
+  await server.requests[0]!.send(message(1), "e-1-0");
+  follower.freeze();
+  await server.requests[0]!.send(message(2), "e-2-0");
+  follower.wake();
+  await server.requests[0]!.send({ type: "ping" });
+  await server.requests[0]!.send(message(3), "e-3-0");
+  await server.requests[0]!.send({ type: "ping" });
+  await settle();
+  expect(follower.messages).toEqual([1, 3]);
+  expect(follower.gaps).toEqual([{ type: "gap", reason: "unknown", from: "e-1-0", to: "e-2-0" }]);
+  expect(other.messages).toEqual([1, 2, 3]);
+  expect(other.gaps).toEqual([]);
+});
+
+test("where locks are denied, as in a frame without an origin, a tab leads for itself", async () => {
+  const { environment } = browser.tab(server);
+  const request = vi.fn(() => Promise.reject(new DOMException("no origin", "SecurityError")));
+  const heard = listen(server, { getToken: tokens() }, { ...environment, locks: { request } as unknown as LockManager });
+  await settle();
+  await server.asked.confirm();
+  expect(heard.client.state.status).toBe("open");
+  expect(request).toHaveBeenCalledTimes(1);
+  heard.client.close();
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test("what a leader has polled and passed on, and its successor polls again, is told once", async () => {
+  const first = await open({ transport: "poll" });
+  await server.asked.json({ events: [], ids: [], last_id: "e-0-0", gap: false });
+  // This one hears nothing of the leader's last words, and is next.
+  const second = await open({ transport: "poll" });
+  const third = await open({ transport: "poll" });
+  second.freeze();
+  await server.asked.json({ events: [message(1)], ids: ["e-1-0"], last_id: "e-1-0", gap: false });
+  second.wake();
+  first.client.close();
+  await settle();
+  expect(server.asked.parameter("after")).toBe("e-0-0");
+  await server.asked.json({ events: [message(1), message(2)], ids: ["e-1-0", "e-2-0"], last_id: "e-2-0", gap: false });
+  await settle();
+  expect(second.messages).toEqual([1, 2]);
+  expect(third.messages).toEqual([1, 2]);
+});
+
+test("a tab that is closed by what it hears takes nothing over", async () => {
+  await open();
+  await server.asked.confirm();
+  const follower = await open();
+  follower.client.on("new_message", () => follower.client.close());
+  await server.requests[0]!.send(message(1), "e-1-0");
+  await settle();
+  expect(follower.client.state).toMatchObject({ status: "closed" });
+  await server.requests[0]!.send({ type: "closing", reason: "disconnected", reconnect: false, retry_ms: 0 });
+  await vi.advanceTimersByTimeAsync(600_000);
+  expect(server.requests).toHaveLength(1);
+  expect(vi.getTimerCount()).toBe(0);
 });
 
 test("a leader that lives is left in peace, however quiet the stream is", async () => {

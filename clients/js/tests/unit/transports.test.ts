@@ -160,6 +160,18 @@ test("a poll that hangs is given up", async () => {
   expect(heard.client.state).toMatchObject({ status: "reconnecting", problem: { code: "silent" } });
 });
 
+test("what is polled has its ids, and what came twice is told once", async () => {
+  const heard = listen(server, { transport: "poll" });
+  const ids: unknown[] = [];
+  heard.client.on("new_message", (_, id) => ids.push(id));
+  await settle();
+  await server.asked.json({ ...POLLED, last_id: "e-1-0" });
+  await server.asked.json({ events: [message(2), message(3)], ids: ["e-2-0", null], last_id: "e-2-0", gap: false });
+  await server.asked.json({ events: [message(2), message(4)], ids: ["e-2-0", "e-4-0"], last_id: "e-4-0", gap: false });
+  expect(heard.messages).toEqual([2, 3, 4]);
+  expect(ids).toEqual(["e-2-0", undefined, "e-4-0"]);
+});
+
 test("polls that come back empty at once are not repeated in a loop", async () => {
   const heard = listen(server, { transport: "poll" });
   await settle();

@@ -89,7 +89,7 @@ test("another target is another connection", async () => {
   await drawn(() => streams()[0]!.confirm());
   await drawn(() => history().json({ data: { messages: [said("1", "of s")], next: null } }));
   session.value = "t";
-  await drawn();
+  await drawn(() => vi.advanceTimersByTimeAsync(200));
   expect(streams()).toHaveLength(1);
   expect(streams()[0]!.url.pathname).toBe("/sse/stream/session%3At");
   await drawn(() => streams()[0]!.confirm());
@@ -105,7 +105,7 @@ test("unmounted, it leaves nothing behind", async () => {
   await drawn(() => streams()[0]!.confirm());
   expect(document.body.textContent).toBe("open");
   apps.pop()!.unmount();
-  await settle();
+  await vi.advanceTimersByTimeAsync(200);
   expect(streams()).toHaveLength(0);
   expect(vi.getTimerCount()).toBe(0);
 });

@@ -27,7 +27,7 @@ import httpx
 from . import _publish
 from ._client import LISTEN, TIMEOUT
 from ._events import Event
-from ._listen import Follow
+from ._listen import Follow, is_stream, not_a_stream
 from ._publish import Accepted, Answer, Item, Reply, Request, Step
 from ._retry import Retry
 
@@ -102,7 +102,7 @@ class AsyncClient:
         :param retry: bounds on coming back; by default it is never given up
         """
         follow = Follow(channels, last_event_id, notices, retry or LISTEN, callable(self._token))
-        return AsyncStream(self._events(follow), follow)
+        return AsyncStream(self._events, follow)
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -158,22 +158,25 @@ class AsyncClient:
                 async with self._http.stream(
                     "GET", follow.path, params=parameters, headers=headers, timeout=timeout
                 ) as answer:
-                    if answer.status_code == 200:
+                    if is_stream(answer.status_code, answer.headers):
                         async for text in answer.aiter_text():
                             for event in follow.feed(text):
                                 yield event
                     else:
-                        why = Answer(answer.status_code, answer.headers, await answer.aread())
+                        body = await answer.aread() if answer.is_error else b""
+                        why = not_a_stream(answer.status_code, answer.headers, body)
             except (httpx.TransportError, ValueError) as error:
                 why = error
             await sleep(follow.ended(why))
 
 
 class AsyncStream(AsyncIterator[Event]):
-    """What `AsyncClient.listen` gives. Closing it ends the connection."""
+    """What `AsyncClient.listen` gives. Closing it ends the connection; so does waiting for an event being cancelled, as by
+    `asyncio.wait_for`, and the next event is had over another connection, from where this one was."""
 
-    def __init__(self, events: AsyncGenerator[Event, None], follow: Follow) -> None:
-        self._events = events
+    def __init__(self, events: Callable[[Follow], AsyncGenerator[Event, None]], follow: Follow) -> None:
+        self._open = events
+        self._events = events(follow)
         self._follow = follow
 
     @property
@@ -185,7 +188,11 @@ class AsyncStream(AsyncIterator[Event]):
         return self
 
     async def __anext__(self) -> Event:
-        return await self._events.__anext__()
+        try:
+            return await self._events.__anext__()
+        except asyncio.CancelledError:
+            self._events = self._open(self._follow)
+            raise
 
     async def close(self) -> None:
         """Ends the connection."""

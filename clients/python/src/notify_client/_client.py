@@ -10,7 +10,7 @@ import httpx
 
 from . import _publish
 from ._events import Event
-from ._listen import Follow
+from ._listen import Follow, is_stream, not_a_stream
 from ._publish import Accepted, Answer, Item, Reply, Request, Step
 from ._retry import Retry
 
@@ -142,11 +142,12 @@ class Client:
             timeout = httpx.Timeout(self._timeout, read=follow.silence)
             try:
                 with self._http.stream("GET", follow.path, params=parameters, headers=headers, timeout=timeout) as answer:
-                    if answer.status_code == 200:
+                    if is_stream(answer.status_code, answer.headers):
                         for text in answer.iter_text():
                             yield from follow.feed(text)
                     else:
-                        why = Answer(answer.status_code, answer.headers, answer.read())
+                        body = answer.read() if answer.is_error else b""
+                        why = not_a_stream(answer.status_code, answer.headers, body)
             except (httpx.TransportError, ValueError) as error:
                 why = error
             sleep(follow.ended(why))

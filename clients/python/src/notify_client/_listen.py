@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Union
 from urllib.parse import quote
 
@@ -11,10 +12,14 @@ from ._events import Event, Parser
 from ._publish import Answer, refused
 from ._retry import PASSING, Retry, retry_after
 
+#: Another token may be good where this one no longer is. One that is refused, too, is the end.
+RENEWABLE = frozenset({"token_expired", "token_revoked", "key_removed"})
 #: What the server says of the stream itself; `gap` is told to everybody.
 NOTICES = frozenset({"connection_confirmed", "ping", "caught_up", "token_expiring", "closing"})
 #: In intervals between pings: the silence after which a stream is taken for dead.
 SILENT_PINGS = 2.5
+#: Seconds; the least first step of the backoff that a server may wish for.
+LEAST = 0.1
 #: Seconds between pings, until the server says.
 PING = 30.0
 
@@ -39,6 +44,8 @@ class Follow:
         self._failures = 0
         self._wait: Optional[float] = None
         self._renewed = False
+        #: Whether a stream has ever stood: then an answer that this server never gives is a proxy's, and passes.
+        self._stood = False
         #: Whether the next connection needs another token.
         self.fresh_token = False
 
@@ -75,9 +82,13 @@ class Follow:
                 self._closing(said)
         if self._parser.last_id:
             self.last_event_id = self._parser.last_id
+        if self._parser.retry_ms is not None:
+            # The first step of the backoff is the server's, but one that wishes for less is not taken at its word.
+            self._retry = replace(self._retry, base=max(self._parser.retry_ms / 1000, LEAST))
 
     def _confirmed(self, said: Mapping[str, Any]) -> None:
         self._renewed = False
+        self._stood = True
         interval = said.get("ping_interval_ms")
         if isinstance(interval, (int, float)) and interval > 0:
             self.silence = interval / 1000 * SILENT_PINGS
@@ -87,7 +98,7 @@ class Follow:
         if said.get("reconnect"):
             # The server has spread these over its clients.
             self._wait = float(said.get("retry_ms") or 0) / 1000
-        elif reason == "token_expired" and self._renewable:
+        elif reason in RENEWABLE and self._renewable:
             self.fresh_token = True
         else:
             raise Closed(reason)
@@ -102,7 +113,7 @@ class Follow:
         if isinstance(why, Answer) and why.status == 401 and self._renewable and not self._renewed:
             self._renewed = self.fresh_token = True
             return 0.0
-        if isinstance(why, Answer) and why.status not in PASSING:
+        if isinstance(why, Answer) and why.status not in PASSING and (not self._stood or _is_own(why)):
             raise refused(why)
         self._failures += 1
         if self._failures >= self._retry.attempts:
@@ -110,6 +121,23 @@ class Follow:
         if self._wait is not None:
             return self._wait
         return self._retry.delay(self._failures, retry_after(why.headers) if isinstance(why, Answer) else 0.0)
+
+
+def is_stream(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether an answer is a stream, and not, say, somebody's page for signing in."""
+    return status == 200 and headers.get("content-type", "").startswith("text/event-stream")
+
+
+def not_a_stream(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """What to tell of an answer that is none. What is no error is of no interest, however long it is."""
+    if status >= 300:
+        return Answer(status, headers, body)
+    return Answer(status, headers, b'{"detail": "the answer is no event stream; is this a notify-server?"}')
+
+
+def _is_own(answer: Answer) -> bool:
+    """Proxies say 404 and the like of their own while a server is replaced; what it says itself is a problem document."""
+    return "problem+json" in answer.headers.get("content-type", "")
 
 
 def _object(data: str) -> Optional[Dict[str, Any]]:

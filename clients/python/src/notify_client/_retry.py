@@ -15,7 +15,7 @@ class Retry:
     """Bounds on trying again.
 
     :param attempts: how often a request is made at most
-    :param base: seconds; the first step of the backoff, which doubles with every failure
+    :param base: seconds; the first step of the backoff, which doubles with every failure. A stream's server may name another
     :param most: seconds; the longest step
     :param total: seconds that one call waits at most altogether. The server recognises a repeated message for two
         minutes, so it should stay well below that.
