@@ -272,42 +272,48 @@ async fn who_is_slow_to_agree_on_keys_makes_room_for_others() {
     assert_eq!(answer.status(), 200);
 }
 
+/// The head of a request to publish, in the words of HPACK, whose body is yet to come.
+fn publishing(stream: u32) -> Vec<u8> {
+    let token = tokens::of_publisher(1);
+    let path = format!("/api/v1/messages/send?access_token={token}");
+    // `POST`, `http`, the authority `x`, and a path of its own.
+    let mut block = vec![0x83, 0x86, 0x01, 0x01, b'x', 0x04];
+    let mut more = path.len() - 127;
+    block.push(127);
+    while more >= 128 {
+        block.push(u8::try_from(more % 128).unwrap() | 128);
+        more /= 128;
+    }
+    block.push(u8::try_from(more).unwrap());
+    block.extend(path.as_bytes());
+    frame(1, 4, stream, &block)
+}
+
 #[tokio::test]
 async fn a_connection_has_only_so_many_requests_that_wait() {
     let settings = Settings::new()
         .set("server.h2c", true)
-        .set("server.workers", 1)
-        .set("server.max_connections_per_user", 2_000);
+        .set("server.publish_burst", 10_000);
     let server = Server::start(settings).await;
-    let client = Client::builder().http2_prior_knowledge().build().unwrap();
-    let token = tokens::of_user(1);
-    let get = |target: &str| client.get(server.url() + target).bearer_auth(&token).send();
-    let first: serde_json::Value = {
-        let answer = within("an answer", get("/events/poll")).await.unwrap();
-        serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
-    };
-    let poll = format!(
-        "/events/poll?wait=60&after={}",
-        first["last_id"].as_str().unwrap()
-    );
-    let mut polls = JoinSet::new();
-    for _ in 0..1_000 {
-        polls.spawn(get(&poll));
+    let mut greedy = socket(&server).await;
+    let mut requests = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    for number in 0..1_200 {
+        requests.extend(publishing(2 * number + 1));
     }
-    server
-        .metric_becomes("notify_connections", "\"poll\"", 1_000.0)
-        .await;
-    let refused = within("a refusal", get("/live")).await.unwrap();
-    assert_eq!(refused.status(), 503);
-    assert!(refused.headers().contains_key("retry-after"));
-    assert_eq!(server.limited("requests").await, 1.0);
-    // Those that were there go on, and so does everybody else.
-    let message = serde_json::json!({"type": "t", "target": {"user_id": 1}, "data": {}});
+    within("the requests", greedy.write_all(&requests))
+        .await
+        .unwrap();
+    eventually("those beyond to be refused", || async {
+        (server.limited("requests").await >= 1.0).then_some(())
+    })
+    .await;
+    server.limit_line("requests").await;
+    // Other connections know nothing of it.
+    let mut living = server.connect(2).await;
+    let message = serde_json::json!({"type": "t", "target": {"user_id": 2}, "data": {}});
     let request = Request::new("POST", "/api/v1/messages/send").bearer(&tokens::of_publisher(9));
     assert_eq!(server.send(request.json(&message)).await.status, 202);
-    while let Some(answer) = within("the answers", polls.join_next()).await {
-        assert_eq!(answer.unwrap().unwrap().status(), 200);
-    }
-    let served = within("an answer", get("/live")).await.unwrap();
-    assert_eq!(served.status(), 200);
+    living.expect_type("t").await;
+    let refused = server.limited("requests").await;
+    assert!(refused <= 200.0, "{refused}");
 }
