@@ -222,8 +222,10 @@ export class Link {
   async #renew(attempt: Attempt, leftMs: number): Promise<void> {
     await this.#pause(leftMs * (0.25 + this.#random() / 2));
     if (this.#active !== attempt) return;
+    const old = this.#api.token();
     this.#api.dropToken();
-    await this.#replace(attempt);
+    // With the same token a new stream would end when this one does.
+    if ((await old) !== (await this.#api.token().catch(() => {}))) await this.#replace(attempt);
   }
 
   /** The old stream goes on until the new one is confirmed; what both bring has the same ids. */

@@ -235,6 +235,21 @@ test("a renewal that fails is tried again, and the old stream is kept as long as
   expect(heard.problems).toHaveLength(2);
 });
 
+test("where there is no newer token yet the stream stays as it is", async () => {
+  let tokens = ["one", "one", "two"];
+  const heard = await opened({ getToken: () => tokens.shift() });
+  const stream = server.requests[0]!;
+  await stream.send({ type: "token_expiring", expires_in_ms: 60_000 });
+  await vi.advanceTimersByTimeAsync(59_000);
+  expect(server.requests).toHaveLength(1);
+  await stream.send(message(1), "e-1-0");
+  await stream.send({ type: "closing", reason: "token_expired", reconnect: false, retry_ms: 0 });
+  expect(server.asked.token).toBe("two");
+  expect(server.asked.parameter("last_event_id")).toBe("e-1-0");
+  await server.asked.confirm("e-1-0");
+  expect(heard.messages).toEqual([1]);
+});
+
 test("a stream that ends while its successor is on the way leaves one stream, not two", async () => {
   await opened();
   const old = server.requests[0]!;
