@@ -62,9 +62,8 @@ async function look(session) {
     if (!document.hidden) await lookOnce(session);
   } catch (error) {
     if (session !== page.session) return;
-    if (error.status === 401 && session.canRenew) session.forgetToken();
-    else if (error.status === 403) return signIn.end(t("forbidden", { why: error.message }));
-    else if (error.status === 401) return signIn.end(t("refused", { why: error.why || error.message }));
+    if (error.status === 403) return signIn.end(t("forbidden", { why: error.message }));
+    if (error.status === 401) return signIn.end(t("refused", { why: error.why || error.message }));
     pill("reconnecting");
   }
   if (session === page.session) page.timer = setTimeout(look, EVERY_MS, session);

@@ -2,6 +2,8 @@
 
 import { t } from "./i18n.js";
 
+const UNAUTHORIZED = 401;
+
 /** What the server says that the pages have to know. */
 export async function settings() {
   const answer = await fetch("/assets/settings.json").catch(() => null);
@@ -65,12 +67,12 @@ export function userOf(token) {
 
 /** A signed-in user. */
 export class Session {
-  #token = null;
+  #token;
   #fetchToken;
 
   /** With a token that was given, or as a demo user, who can have a new one at any time. */
   constructor({ token = null, demoUser = null, admin = false }) {
-    this.#token = token;
+    this.#token = token && Promise.resolve(token);
     this.demoUser = demoUser;
     // What administrators ask may be about users, by the same parameter.
     this.claims = demoUser && !admin ? { user_id: demoUser } : {};
@@ -81,20 +83,18 @@ export class Session {
     return Boolean(this.#fetchToken);
   }
 
-  /** Whom the token speaks for, as far as that can be told from it; null before there is one. */
-  get user() {
-    const user = this.demoUser ?? userOf(this.#token ?? "");
-    return user === undefined ? null : String(user);
+  token() {
+    return this.#token ?? this.newToken();
   }
 
-  async token() {
-    this.#token ??= await this.#fetchToken();
-    return this.#token;
-  }
-
-  /** The next request asks for a new token. */
-  forgetToken() {
-    if (this.#fetchToken) this.#token = null;
+  /** A new one where there can be one, for all requests from now on; else the one that was given. */
+  newToken() {
+    if (!this.#fetchToken) return this.#token;
+    const asked = this.#fetchToken();
+    this.#token = asked;
+    // A failure is for who asked, not for whoever asks next.
+    asked.catch(() => { if (this.#token === asked) this.#token = null; });
+    return asked;
   }
 
   /** Who the user claims to be: all there is to go by where authentication is off, and ignored where it is on. */
@@ -103,14 +103,16 @@ export class Session {
     return all.size ? `${path}?${all}` : path;
   }
 
-  /** The answer to a request, whatever it is; rejects where there is none. */
+  /** The answer to a request, whatever it is; rejects where there is none. A token that was refused is renewed once. */
   async ask(path, { method = "GET", query, body, headers = {}, signal } = {}) {
-    const token = await this.token();
-    const sent = { authorization: `Bearer ${token}`, ...headers };
-    if (body !== undefined) sent["content-type"] = "application/json";
-    return fetch(this.address(path, query), {
-      method, signal, cache: "no-store", headers: sent, body: body === undefined ? undefined : JSON.stringify(body),
-    });
+    const json = body === undefined ? {} : { "content-type": "application/json" };
+    for (let token = await this.token(), renewed = false; ; token = await this.newToken(), renewed = true) {
+      const answer = await fetch(this.address(path, query), {
+        method, signal, cache: "no-store", headers: { authorization: `Bearer ${token}`, ...json, ...headers },
+        body: body === undefined ? undefined : JSON.stringify(body),
+      });
+      if (answer.status !== UNAUTHORIZED || renewed || !this.canRenew) return answer;
+    }
   }
 
   /** The answer as JSON; a refusal is an error with words to show. */
@@ -119,11 +121,6 @@ export class Session {
     if (!answer.ok) throw await refusal(answer);
     return answer.status === 204 ? null : answer.json();
   }
-
-  /** A ticket that opens one stream. */
-  async ticket(signal) {
-    return (await this.json("/events/ticket", { method: "POST", signal })).ticket;
-  }
 }
 
 /** A problem+json answer as an Error whose message can be shown. */
@@ -131,7 +128,6 @@ export async function refusal(answer) {
   const problem = await answer.json().catch(() => ({}));
   const error = new Error(problem.detail || problem.title || t("answered", { status: answer.status }));
   error.status = answer.status;
-  error.retryAfterMs = Number(answer.headers.get("retry-after")) * 1000 || 0;
   error.why = challengeOf(answer);
   return error;
 }

@@ -2,12 +2,13 @@
 //! the description of the interface. They are text that the binary was built with; what they show they ask the server for, as any
 //! client does.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY};
 use actix_web::http::header::{X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
-use actix_web::web::{Data, Path};
+use actix_web::web::{Bytes, Data, Path};
 use serde::Serialize;
 
 use super::ServerConfig;
@@ -19,16 +20,74 @@ const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
-const CHAT: &str = include_str!("../../web/index.html");
-const DIAGNOSTIC: &str = include_str!("../../web/diagnostic.html");
-const ADMIN: &str = include_str!("../../web/admin.html");
-const DOCS: &str = include_str!("../../web/docs.html");
+/// What is around every page: the head, and the header with the ways to the others.
+const FRAME: &str = include_str!("../../web/frame.html");
+/// In the file of a page, between what it adds to the header and the rest.
+const HEADER_END: &str = "<!-- The header ends here. -->\n";
 
 /// What streams carry, and what is published on NATS.
 const ASYNCAPI: &str = include_str!("../../docs/asyncapi.yaml");
 
 /// The asset that is made from the configuration.
 const SETTINGS: &str = "settings.json";
+
+/// A page: the files `web/NAME.{html,css,js}` in the frame.
+struct Page {
+    name: &'static str,
+    /// By which the frame leads to it.
+    path: &'static str,
+    title: &'static str,
+    description: &'static str,
+    content: &'static str,
+}
+
+const PAGES: [Page; 4] = [
+    Page {
+        name: "chat",
+        path: "/",
+        title: "Chat · notify-server",
+        description: "A small chat over one user's notify-server event stream.",
+        content: include_str!("../../web/chat.html"),
+    },
+    Page {
+        name: "diagnostic",
+        path: "/diagnostic",
+        title: "Diagnosis · notify-server",
+        description: "Finds out why a browser sees no events of notify-server.",
+        content: include_str!("../../web/diagnostic.html"),
+    },
+    Page {
+        name: "admin",
+        path: "/admin",
+        title: "Admin · notify-server",
+        description: "Who is connected to notify-server, and how it is doing.",
+        content: include_str!("../../web/admin.html"),
+    },
+    Page {
+        name: "docs",
+        path: "/docs",
+        title: "API · notify-server",
+        description: "The HTTP interface of this notify-server.",
+        content: include_str!("../../web/docs.html"),
+    },
+];
+
+impl Page {
+    fn html(&self) -> String {
+        let link = format!("href=\"{}\"", self.path);
+        let (tools, body) = self
+            .content
+            .split_once(HEADER_END)
+            .unwrap_or(("", self.content));
+        FRAME
+            .replace(&link, &format!("{link} aria-current=\"page\""))
+            .replace("{{name}}", self.name)
+            .replace("{{title}}", self.title)
+            .replace("{{description}}", self.description)
+            .replace("{{tools}}\n", tools)
+            .replace("{{body}}\n", body)
+    }
+}
 
 /// Name, media type and content of a file in `web/`.
 macro_rules! asset {
@@ -42,7 +101,7 @@ macro_rules! asset {
 }
 
 /// Name, media type and content.
-const ASSETS: [(&str, &str, &[u8]); 31] = [
+const ASSETS: [(&str, &str, &[u8]); 32] = [
     asset!("style.css", STYLE),
     asset!("chat.css", STYLE),
     asset!("diagnostic.css", STYLE),
@@ -54,9 +113,10 @@ const ASSETS: [(&str, &str, &[u8]); 31] = [
     asset!("words-diagnostic.js", SCRIPT),
     asset!("words-admin.js", SCRIPT),
     asset!("api.js", SCRIPT),
-    asset!("stream.js", SCRIPT),
+    asset!("client.js", SCRIPT),
+    asset!("connection.js", SCRIPT),
     asset!("sign-in.js", SCRIPT),
-    asset!("app.js", SCRIPT),
+    asset!("chat.js", SCRIPT),
     asset!("view.js", SCRIPT),
     asset!("media.js", SCRIPT),
     asset!("picture.js", SCRIPT),
@@ -85,6 +145,8 @@ struct Inner {
     served: bool,
     policy: String,
     settings: Settings,
+    /// By name.
+    pages: HashMap<&'static str, Bytes>,
 }
 
 /// What the pages have to know.
@@ -111,12 +173,16 @@ impl Pages {
                 sign_in: config.sign_in.clone(),
                 version: env!("CARGO_PKG_VERSION"),
             },
+            pages: PAGES
+                .iter()
+                .map(|page| (page.name, page.html().into()))
+                .collect(),
         }))
     }
 
-    fn page(&self, media_type: &str, content: &'static [u8]) -> Result<HttpResponse, ApiError> {
-        let mut answer = self.answer()?;
-        Ok(answer.content_type(media_type).body(content))
+    fn page(&self, name: &str) -> Result<HttpResponse, ApiError> {
+        let html = self.0.pages.get(name).ok_or(ApiError::NotFound)?;
+        Ok(self.answer()?.content_type(HTML).body(html.clone()))
     }
 
     fn answer(&self) -> Result<actix_web::HttpResponseBuilder, ApiError> {
@@ -146,65 +212,45 @@ fn policy(sign_in: Option<&str>) -> String {
     )
 }
 
-/// The chat
-#[utoipa::path(
-    get,
-    path = "/",
-    operation_id = "index",
-    tag = "Pages",
-    responses((status = 200, description = "A page that shows a user's stream", body = String, content_type = "text/html"), ForUnknown),
-)]
-pub(super) async fn chat(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
-    pages.page(HTML, CHAT.as_bytes())
+/// A handler that answers with a page; what stands before it becomes its description in the document.
+macro_rules! page {
+    ($(#[$summary:meta])+ $handler:ident, $path:literal, $name:literal, $says:literal) => {
+        $(#[$summary])+
+        #[utoipa::path(
+            get,
+            path = $path,
+            tag = "Pages",
+            responses((status = 200, description = $says, body = String, content_type = "text/html"), ForUnknown),
+        )]
+        pub(super) async fn $handler(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
+            pages.page($name)
+        }
+    };
 }
 
-/// The chat, by another name
-#[utoipa::path(
-    get,
-    path = "/sse-demo",
-    operation_id = "sse_demo",
-    tag = "Pages",
-    responses((status = 200, description = "The same page as at `/`", body = String, content_type = "text/html"), ForUnknown),
-)]
-pub(super) async fn demo(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
-    pages.page(HTML, CHAT.as_bytes())
-}
-
-/// The diagnosis
-#[utoipa::path(
-    get,
-    path = "/diagnostic",
-    operation_id = "diagnostic",
-    tag = "Pages",
-    responses((status = 200, description = "A page that finds out why a browser sees no events", body = String, content_type = "text/html"), ForUnknown),
-)]
-pub(super) async fn diagnostic(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
-    pages.page(HTML, DIAGNOSTIC.as_bytes())
-}
-
-/// The overview for administrators
-#[utoipa::path(
-    get,
-    path = "/admin",
-    operation_id = "admin",
-    tag = "Pages",
-    responses((status = 200, description = "A page that shows who is connected; what it shows takes the claim `notify.admin`", body = String, content_type = "text/html"), ForUnknown),
-)]
-pub(super) async fn admin(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
-    pages.page(HTML, ADMIN.as_bytes())
-}
-
-/// The page that shows this document
-#[utoipa::path(
-    get,
-    path = "/docs",
-    operation_id = "docs",
-    tag = "Pages",
-    responses((status = 200, description = "This document, to read", body = String, content_type = "text/html"), ForUnknown),
-)]
-pub(super) async fn docs(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
-    pages.page(HTML, DOCS.as_bytes())
-}
+page!(
+    /// The chat
+    index, "/", "chat", "A page that shows a user's stream"
+);
+page!(
+    /// The chat, by another name
+    sse_demo, "/sse-demo", "chat", "The same page as at `/`"
+);
+page!(
+    /// The diagnosis
+    diagnostic, "/diagnostic", "diagnostic", "A page that finds out why a browser sees no events"
+);
+page!(
+    /// The overview for administrators
+    admin,
+    "/admin",
+    "admin",
+    "A page that shows who is connected; what it shows takes the claim `notify.admin`"
+);
+page!(
+    /// The page that shows this document
+    docs, "/docs", "docs", "This document, to read"
+);
 
 /// What streams carry
 ///
@@ -253,5 +299,26 @@ pub(super) async fn asset(
     }
     let found = ASSETS.iter().find(|(asset, ..)| *asset == name.as_str());
     let (_, media_type, content) = found.ok_or(ApiError::NotFound)?;
-    pages.page(media_type, content)
+    let mut answer = pages.answer()?;
+    Ok(answer.content_type(*media_type).body(*content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_fill_the_frame() {
+        for page in &PAGES {
+            let html = page.html();
+            assert!(page.content.contains(HEADER_END), "{}", page.name);
+            assert!(!html.contains("{{") && !html.contains("}}"), "{html}");
+            assert_eq!(html.matches("aria-current=\"page\"").count(), 1, "{html}");
+            for end in ["css", "js"] {
+                let asset = format!("{}.{end}", page.name);
+                assert!(html.contains(&format!("/assets/{asset}\"")), "{asset}");
+                assert!(ASSETS.iter().any(|(name, ..)| *name == asset), "{asset}");
+            }
+        }
+    }
 }

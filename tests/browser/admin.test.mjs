@@ -60,7 +60,7 @@ test("a connection is ended after a question, and does not come back", async () 
   await row(window, 1).waitFor();
   const [one, two] = chatters;
   await two.get("sign-in-error").getByText("The server ended this stream").waitFor();
-  await one.connection("live");
+  await one.connection("open");
   await window.close();
   await Promise.all(chatters.map((chatter) => chatter.close()));
 });
@@ -145,7 +145,7 @@ for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["p
 
 async function chatting(user) {
   const window = await openWindow(browser, `${server.url}/#user=${user}`);
-  await window.connection("live");
+  await window.connection("open");
   return window;
 }
 

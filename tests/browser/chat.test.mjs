@@ -27,7 +27,7 @@ after(async () => {
 test("a demo user is chosen and the stream is confirmed", async () => {
   const window = await openWindow(browser, server.url);
   await window.get("user-2").click();
-  await window.connection("live");
+  await window.connection("open");
   const { name, chats } = users.find((user) => user.id === 2);
   assert.match(await window.get("identity").innerText(), new RegExp(name));
   assert.equal(await window.logged("connection_confirmed"), 1);
@@ -140,7 +140,7 @@ for (const end of ["stop", "kill"]) {
     await one.get("banner").getByText("interrupted").waitFor();
     assert.equal(await one.get("send").isDisabled(), true);
     await server.startAgain();
-    await Promise.all(windows.map((window) => window.connection("live")));
+    await Promise.all(windows.map((window) => window.connection("open")));
     await one.get("banner").waitFor({ state: "hidden" });
     await say(two, `after ${end}`);
     for (const window of windows) {
@@ -169,7 +169,7 @@ test("where streams are held back events are polled, until streams get through",
   await window.page.unroute(/\/events\?/);
   await window.page.clock.fastForward(31_000);
   await server.publish(CHAT, message(2, { id: "looked", sender_id: 1, content: "look again" }));
-  await window.connection("live");
+  await window.connection("open");
   await server.publish(CHAT, message(2, { id: "streamed", sender_id: 1, content: "by stream" }));
   await window.message("streamed");
   for (const id of ["polled", "looked", "streamed"]) assert.equal(await window.page.locator(`[data-message-id=${id}]`).count(), 1, id);
@@ -181,9 +181,9 @@ test("no token stands in any address", async () => {
   const addresses = [];
   window.page.on("request", (request) => addresses.push(request.url()));
   await window.page.goto(`${server.url}/#user=2`);
-  await window.connection("live");
-  assert.ok(addresses.some((address) => /\/events\?.*ticket=/.test(address)), addresses.join("\n"));
-  assert.deepEqual(addresses.filter((address) => /eyJ|access_token/.test(address)), []);
+  await window.connection("open");
+  assert.ok(addresses.some((address) => /\/events\?/.test(address)), addresses.join("\n"));
+  assert.deepEqual(addresses.filter((address) => /eyJ|access_token|ticket/.test(address)), []);
   await window.close();
 });
 
@@ -209,7 +209,7 @@ test("signing in at an endpoint of one's own host", async () => {
   await signIn("/api/signin", "guess");
   await window.get("sign-in-error").getByText("wrong password").waitFor();
   await signIn("/api/signin", "secret");
-  await window.connection("live");
+  await window.connection("open");
   await window.close(/status of (401|404)/);
 });
 
@@ -224,7 +224,7 @@ test("outside development a token is pasted, and what it may not do is explained
   await window.get("sign-in-error").getByText("refused this token").waitFor();
   await window.get("token").fill(await server.run("token", "--user", "2"));
   await window.get("token-connect").click();
-  await window.connection("live");
+  await window.connection("open");
   assert.equal(await window.page.content().then((html) => html.includes("eyJ")), false, "no token stands in the page");
   // That token may read and not publish, which the page can only find out by trying.
   await window.get("draft").fill("may I?");
@@ -242,7 +242,7 @@ for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["p
       await window.accessible();
       await window.picture(`sign-in-${device}-${colorScheme}`);
       await window.get("user-2").click();
-      await window.connection("live");
+      await window.connection("open");
       await conversation(window, `${device}-${colorScheme}`);
       await window.accessible();
       await window.picture(`chat-${device}-${colorScheme}`);
@@ -254,7 +254,7 @@ for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["p
 
 async function signedIn(user, chat) {
   const window = await openWindow(browser, `${server.url}/#user=${user}`);
-  await window.connection("live");
+  await window.connection("open");
   await window.get(`chat-${chat}`).click();
   return window;
 }

@@ -90,7 +90,7 @@ async fn pages_bring_all_they_need_and_are_from_this_host_alone() {
 #[tokio::test]
 async fn pages_can_be_switched_off() {
     let server = Server::start(Settings::new().set("server.pages", false)).await;
-    let assets = ["/assets/app.js", "/assets/settings.json"];
+    let assets = ["/assets/chat.js", "/assets/settings.json"];
     for target in PAGES.iter().chain(&assets) {
         assert_eq!(server.get(target).await.status, 404, "{target}");
     }
