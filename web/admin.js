@@ -63,7 +63,7 @@ async function look(session) {
   } catch (error) {
     if (session !== page.session) return;
     if (error.status === 403) return signIn.end(t("forbidden", { why: error.message }));
-    if (error.status === 401) return signIn.end(t("refused", { why: error.why || error.message }));
+    if (error.status === 401) return signIn.end(session.refused(error.why || error.message));
     pill("reconnecting");
   }
   if (session === page.session) page.timer = setTimeout(look, EVERY_MS, session);

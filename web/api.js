@@ -4,13 +4,14 @@ import { t } from "./i18n.js";
 
 const UNAUTHORIZED = 401;
 
-/** What the server says that the pages have to know. */
-export async function settings() {
-  const answer = await fetch("/assets/settings.json").catch(() => null);
-  return answer?.ok ? answer.json() : { sign_in: "", version: "" };
+/** What the server says that the pages have to know; of an `origin`, also whether its pages may read. */
+export async function settings(origin) {
+  const query = origin === undefined ? "" : `?${new URLSearchParams({ origin })}`;
+  const answer = await fetch(`/assets/settings.json${query}`, { cache: "no-store" }).catch(() => null);
+  return answer?.ok ? answer.json() : { sign_in: "", development: false, version: "" };
 }
 
-/** The demo users, and chats where their names are told; null outside development mode. */
+/** The demo users, and chats where their names are told; of development mode. */
 export async function demoData() {
   const answer = await fetch("/api/dev/users").catch(() => null);
   return answer?.ok ? answer.json() : null;
@@ -20,15 +21,6 @@ export async function demoData() {
 async function demoToken(userId, admin) {
   const answer = await post("/api/dev/token", { user_id: wireId(userId), admin });
   return (await answer.json()).access_token;
-}
-
-/** Asks a sign-in endpoint for a token. */
-export async function signInAt(address, name, password) {
-  const answer = await post(address, { username: name, email: name, password });
-  const body = await answer.json().catch(() => ({}));
-  const token = [body, body.data ?? {}].flatMap((part) => [part.access_token, part.token, part.jwt]).find((text) => typeof text === "string");
-  if (!token) throw new Error(t("endpointNoToken"));
-  return token;
 }
 
 async function post(address, body) {
@@ -69,10 +61,12 @@ export function userOf(token) {
 export class Session {
   #token;
   #fetchToken;
+  #issuer;
 
-  /** With a token that was given, or as a demo user, who can have a new one at any time. */
-  constructor({ token = null, demoUser = null, admin = false }) {
+  /** With a token that was given, by `issuer` where that is a host, or as a demo user, who can have a new one at any time. */
+  constructor({ token = null, issuer = null, demoUser = null, admin = false }) {
     this.#token = token && Promise.resolve(token);
+    this.#issuer = issuer;
     this.demoUser = demoUser;
     // What administrators ask may be about users, by the same parameter.
     this.claims = demoUser && !admin ? { user_id: demoUser } : {};
@@ -81,6 +75,11 @@ export class Session {
 
   get canRenew() {
     return Boolean(this.#fetchToken);
+  }
+
+  /** What to say where the server refuses the token. */
+  refused(why) {
+    return this.#issuer ? t("refusedFrom", { where: this.#issuer, why }) : t("refused", { why });
   }
 
   token() {

@@ -7,6 +7,7 @@ import { t } from "./i18n.js";
 
 const TICK_MS = 1_000;
 const SOON_MS = 2_000; // a first attempt that comes sooner is not worth a banner
+const UNAUTHORIZED = 401;
 const IDLE = { status: "idle" };
 
 /** Tells `onEvent(event, id)`, `onReady(whether)` and, where there is no coming back, `onEnd(why)`. */
@@ -61,7 +62,7 @@ export class Connection {
     this.draw();
     this.#onReady(["open", "polling"].includes(state.status));
     if (state.status === "polling" && !this.#confirmed) this.#confirm(this.#session);
-    if (state.status === "closed" && state.reason !== "closed") this.#onEnd(reasonOf(state));
+    if (state.status === "closed" && state.reason !== "closed") this.#onEnd(reasonOf(state, this.#session));
   }
 
   /** Polls do not say who one is and in which chats; the events will. */
@@ -87,7 +88,8 @@ export class Connection {
   }
 }
 
-function reasonOf({ reason, problem }) {
+function reasonOf({ reason, problem }, session) {
   if (reason === "disconnected") return t("ended");
-  return t(problem?.status === 401 ? "refused" : "notOpened", { why: problem?.message ?? reason });
+  const why = problem?.message ?? reason;
+  return problem?.status === UNAUTHORIZED ? session.refused(why) : t("notOpened", { why });
 }

@@ -5,14 +5,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use actix_web::HttpResponse;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY};
 use actix_web::http::header::{X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
-use actix_web::web::{Bytes, Data, Path};
-use serde::Serialize;
+use actix_web::web::{Bytes, Data, Path, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::{Deserialize, Serialize};
 
 use super::ServerConfig;
 use super::config::SignIn;
+use super::development::{self, Development};
 use super::error::ApiError;
 use super::openapi::ForUnknown;
 
@@ -101,7 +102,7 @@ macro_rules! asset {
 }
 
 /// Name, media type and content.
-const ASSETS: [(&str, &str, &[u8]); 32] = [
+const ASSETS: [(&str, &str, &[u8]); 33] = [
     asset!("style.css", STYLE),
     asset!("chat.css", STYLE),
     asset!("diagnostic.css", STYLE),
@@ -116,6 +117,7 @@ const ASSETS: [(&str, &str, &[u8]); 32] = [
     asset!("client.js", SCRIPT),
     asset!("connection.js", SCRIPT),
     asset!("sign-in.js", SCRIPT),
+    asset!("endpoint.js", SCRIPT),
     asset!("chat.js", SCRIPT),
     asset!("view.js", SCRIPT),
     asset!("media.js", SCRIPT),
@@ -144,17 +146,29 @@ pub struct Pages(Arc<Inner>);
 struct Inner {
     served: bool,
     policy: String,
-    settings: Settings,
+    sign_in: String,
+    allowed_origins: Vec<String>,
     /// By name.
     pages: HashMap<&'static str, Bytes>,
 }
 
 /// What the pages have to know.
 #[derive(Debug, Serialize)]
-struct Settings {
+struct Settings<'a> {
     /// Where users sign in; empty where tokens are pasted.
-    sign_in: String,
+    sign_in: &'a str,
+    /// Whether there are demo users, and tokens for the asking.
+    development: bool,
+    /// Whether pages of the origin that was asked about may read from this server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin_allowed: Option<bool>,
     version: &'static str,
+}
+
+/// What the diagnosis asks about.
+#[derive(Debug, Deserialize)]
+pub(super) struct About {
+    origin: Option<String>,
 }
 
 impl Pages {
@@ -169,10 +183,8 @@ impl Pages {
         Self(Arc::new(Inner {
             served: config.pages,
             policy: policy(origin.as_deref()),
-            settings: Settings {
-                sign_in: config.sign_in.clone(),
-                version: env!("CARGO_PKG_VERSION"),
-            },
+            sign_in: config.sign_in.clone(),
+            allowed_origins: config.allowed_origins.clone(),
             pages: PAGES
                 .iter()
                 .map(|page| (page.name, page.html().into()))
@@ -183,6 +195,24 @@ impl Pages {
     fn page(&self, name: &str) -> Result<HttpResponse, ApiError> {
         let html = self.0.pages.get(name).ok_or(ApiError::NotFound)?;
         Ok(self.answer()?.content_type(HTML).body(html.clone()))
+    }
+
+    fn settings(&self, development: bool, about: &About) -> Settings<'_> {
+        let Inner {
+            sign_in,
+            allowed_origins,
+            ..
+        } = self.0.as_ref();
+        let is_allowed = |origin| {
+            let mut all = allowed_origins.iter();
+            all.any(|allowed| allowed == "*" || allowed == origin)
+        };
+        Settings {
+            sign_in,
+            development,
+            origin_allowed: about.origin.as_ref().map(is_allowed),
+            version: env!("CARGO_PKG_VERSION"),
+        }
     }
 
     fn answer(&self) -> Result<actix_web::HttpResponseBuilder, ApiError> {
@@ -276,7 +306,10 @@ pub(super) async fn asyncapi() -> HttpResponse {
     path = "/assets/{name}",
     operation_id = "asset",
     tag = "Pages",
-    params(("name" = String, Path, description = "A file", example = "style.css")),
+    params(
+        ("name" = String, Path, description = "A file", example = "style.css"),
+        ("origin" = Option<String>, Query, description = "For `settings.json`: whether pages of this origin may read from this server"),
+    ),
     responses(
         (status = 200, description = "The file", content(
             (String = "text/css"),
@@ -291,11 +324,16 @@ pub(super) async fn asyncapi() -> HttpResponse {
     ),
 )]
 pub(super) async fn asset(
+    request: HttpRequest,
     name: Path<String>,
+    about: Query<About>,
     pages: Data<Pages>,
+    development: Data<Option<Development>>,
 ) -> Result<HttpResponse, ApiError> {
     if *name == SETTINGS {
-        return Ok(pages.answer()?.json(&pages.0.settings));
+        let development = development::allowed(&request, &development).is_ok();
+        let settings = pages.settings(development, &about);
+        return Ok(pages.answer()?.json(settings));
     }
     let found = ASSETS.iter().find(|(asset, ..)| *asset == name.as_str());
     let (_, media_type, content) = found.ok_or(ApiError::NotFound)?;
