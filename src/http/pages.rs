@@ -102,7 +102,7 @@ macro_rules! asset {
 }
 
 /// Name, media type and content.
-const ASSETS: [(&str, &str, &[u8]); 33] = [
+const ASSETS: [(&str, &str, &[u8]); 35] = [
     asset!("style.css", STYLE),
     asset!("chat.css", STYLE),
     asset!("diagnostic.css", STYLE),
@@ -125,6 +125,8 @@ const ASSETS: [(&str, &str, &[u8]); 33] = [
     asset!("messages.js", SCRIPT),
     asset!("diagnostic.js", SCRIPT),
     asset!("checks.js", SCRIPT),
+    asset!("checks-stream.js", SCRIPT),
+    asset!("finding.js", SCRIPT),
     asset!("probe.js", SCRIPT),
     asset!("admin.js", SCRIPT),
     asset!("chart.js", SCRIPT),

@@ -47,7 +47,7 @@ for (const [address, title] of Object.entries(PAGES)) {
     const html = window.page.locator("html");
     await window.page.locator("html[lang=zh-CN]").waitFor();
     await window.page.waitForFunction((expected) => document.title === expected, title);
-    await window.page.locator(address === "/diagnostic" ? "[data-testid=step-ping][data-state=ok]" : "[data-testid=connection]:is([data-state=live], [data-state=open])").waitFor();
+    await window.page.locator(address === "/diagnostic" ? "[data-testid=step-idle][data-state=ok]" : "[data-testid=connection]:is([data-state=live], [data-state=open])").waitFor();
     await window.accessible();
     await window.picture(`${address.slice(1) || "chat"}-chinese`, { fullPage: true });
     // No English is left but names, addresses and what the server itself says.

@@ -116,7 +116,7 @@ async fn pages_may_ask_where_users_sign_in_and_nobody_else() {
 
 #[tokio::test]
 async fn pages_know_whether_there_are_demo_users_and_whose_pages_may_read() {
-    let settings = Settings::shipped().set("server.allowed_origins", "https://app.example.com");
+    let settings = Settings::shipped().environment("CORS_ORIGINS", "https://app.example.com");
     let server = Server::start(settings).await;
     let asked = async |query: &str, header: Option<&str>| {
         let mut request = Request::get(&format!("/assets/settings.json{query}"));
