@@ -153,6 +153,46 @@ for (const end of ["stop", "kill"]) {
   });
 }
 
+test("tabs of one user share a connection, and another one takes over when its tab is closed", async () => {
+  const first = await signedIn(2, 2);
+  const second = await first.tab(`${server.url}/#user=2`);
+  await second.connection("open");
+  await second.get("chat-2").click();
+  const own = async () => {
+    const answer = await fetch(`${server.url}/api/dev/token`, { method: "POST", headers: { "content-type": "application/json" }, body: '{"user_id":1,"admin":true}' });
+    const { access_token: token } = await answer.json();
+    const page = await fetch(`${server.url}/api/v1/connections?user_id=2`, { headers: { authorization: `Bearer ${token}` } });
+    return (await page.json()).connections.length;
+  };
+  assert.equal(await own(), 1);
+  await server.publish(CHAT, message(2, { id: "shared", sender_id: 1, content: "for both tabs" }));
+  await Promise.all([first.message("shared"), second.message("shared")]);
+  await first.page.close();
+  await server.publish(CHAT, message(2, { id: "taken-over", sender_id: 1, content: "for the one that is left" }));
+  await second.message("taken-over");
+  assert.equal(await second.page.locator("[data-message-id=shared]").count(), 1);
+  assert.equal(await second.logged("gap"), 0);
+  await second.close();
+});
+
+test("an interrupted connection says when it is tried again, and tries at once when asked", async () => {
+  const window = await openWindow(browser, "about:blank");
+  let asked = 0;
+  await window.page.route(/\/events(\?|$)/, (route) => {
+    asked += 1;
+    return route.fulfill({ status: 503, headers: { "retry-after": "40" }, contentType: "application/problem+json", body: '{"detail":"full"}' });
+  });
+  await window.page.goto(`${server.url}/#user=2`);
+  await window.connection("reconnecting");
+  await window.get("banner").getByText(/Trying again in (3|4)\d seconds/).waitFor({ state: "attached" });
+  assert.equal(asked, 1);
+  await window.page.unroute(/\/events(\?|$)/);
+  await window.get("try-now").click();
+  await window.connection("open");
+  await window.get("banner").waitFor({ state: "hidden" });
+  await window.close(/status of 503/);
+});
+
 test("where streams are held back events are polled, until streams get through", async () => {
   const window = await openWindow(browser, "about:blank");
   await window.page.clock.install();

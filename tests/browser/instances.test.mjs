@@ -1,5 +1,5 @@
-// The overview over two instances: what an administrator sees through one of them of both, and what happens when the other
-// goes away.
+// Two instances and a nats-server: what an administrator sees through one of them of both, what happens when one goes away,
+// and that the chat loses nothing over it.
 
 import assert from "node:assert/strict";
 import net from "node:net";
@@ -10,7 +10,7 @@ import { launch, openWindow } from "./window.mjs";
 
 const CHAT = "fechatter.realtime.chat.2"; // of which users 1 and 2 are members
 const FORGOTTEN_MS = 20_000; // instances forget each other sooner
-const STREAM = "ping_interval: 3s, outbox_events: 16";
+const STREAM = "ping_interval: 3s, outbox_events: 16, write_timeout: 2s";
 
 let nats;
 let here;
@@ -41,7 +41,7 @@ test("connections of both instances are shown, with rates, and a connection of t
   await window.get("chart-connections").getByText("on 2 instances").waitFor();
   await window.get("channels").getByText("chat:2").waitFor();
   await here.publishAll(CHAT, [1, 2, 3].map((number) => message(`rate-${number}`)));
-  await far.page.locator("[data-message-id=rate-3]").waitFor({ state: "attached" });
+  await far.message("rate-3");
   await window.get("chart-latency").getByText(/half within .*99 % within/).waitFor();
   await window.page.waitForFunction(() => Number(document.querySelector("[data-testid=chart-events] .figure").textContent) > 0);
   await row(window, 2).getByTestId("disconnect").click();
@@ -97,9 +97,31 @@ test("an instance that goes away is told, and so is one that comes", async () =>
   await near.close();
 });
 
+test("what is published while the server is down follows, in order and once", async () => {
+  const window = await chatting(there, 2);
+  const publish = (id) => publishRaw(CHAT, JSON.stringify(message(id)));
+  await publish("up-0");
+  await window.message("up-0");
+  for (let round = 1; round <= 2; round += 1) {
+    await there.kill();
+    await window.connection("reconnecting");
+    for (let number = 0; number < 5; number += 1) await publish(`down-${round}-${number}`);
+    await there.startAgain();
+    await window.connection("open");
+    await publish(`up-${round}`);
+    await window.message(`up-${round}`);
+  }
+  const ids = await window.get("message").evaluateAll((lines) => lines.map(({ dataset }) => dataset.messageId));
+  const expected = [1, 2].flatMap((round) => [...[0, 1, 2, 3, 4].map((number) => `down-${round}-${number}`), `up-${round}`]);
+  assert.deepEqual(ids.slice(ids.indexOf("up-0")), ["up-0", ...expected]);
+  assert.equal(await window.logged("gap"), 0);
+  await window.close(/net::ERR_/);
+});
+
 async function chatting(server, user) {
   const window = await openWindow(browser, `${server.url}/#user=${user}`);
   await window.connection("open");
+  await window.get("chat-2").click();
   return window;
 }
 

@@ -75,6 +75,16 @@ class Window {
     });
   }
 
+  /** Another tab of the same browser: with the same cookies, storage and, where pages share one, connection. */
+  async tab(url) {
+    const page = await this.#context.newPage();
+    page.setDefaultTimeout(WAIT_MS);
+    const tab = new Window(this.#context, page);
+    await tab.watch();
+    await page.goto(url);
+    return tab;
+  }
+
   get(testId) {
     return this.page.getByTestId(testId);
   }
