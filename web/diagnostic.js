@@ -20,6 +20,7 @@ function onSession(session) {
   byId("report").hidden = !session;
   if (!session) return;
   signIn.show(false);
+  scrollTo(0, 0);
   start(session);
 }
 
