@@ -12,6 +12,7 @@ import { appendItem, logEvent, showChats, showItems, showMembers, showTyping } f
 import { words } from "./words-chat.js";
 
 const ITEMS_PER_CHAT = 500;
+const DEFAULT_PORT = "6687"; // the one that the command line asks by itself
 const TYPING_REPEAT_MS = 3_000; // how often a typist says so again
 const TYPING_SHOWN_MS = 6_000; // typing events may be lost, so one is believed only this long
 const CHAT_EVENTS = new Set([
@@ -268,7 +269,8 @@ function draw() {
 function emptyChat(chat) {
   const message = { id: "1", sender_id: wireId(page.me), content: "hello from a terminal" };
   const payload = JSON.stringify({ MessageReceived: { chat_id: wireId(chat.id), message } });
-  return { text: t("empty"), command: `notify-server publish fechatter.realtime.chat.${shellWord(chat.id)} ${shellWord(payload)}` };
+  const elsewhere = location.port === DEFAULT_PORT ? "" : ` --server ${location.origin}`;
+  return { text: t("empty"), command: `notify-server publish fechatter.realtime.chat.${shellWord(chat.id)} ${shellWord(payload)}${elsewhere}` };
 }
 
 function shellWord(text) {

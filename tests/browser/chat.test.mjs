@@ -1,8 +1,10 @@
 // The chat, as its users meet it: a real server, a real browser, one window per user.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { after, before, test } from "node:test";
 import { Server } from "./server.mjs";
+import { tokenOf } from "./traffic.mjs";
 import { launch, openWindow } from "./window.mjs";
 
 const CHAT = "fechatter.realtime.chat.2"; // of which users 1 and 2 are members
@@ -67,6 +69,19 @@ test("an event for one chat does not reach who is not a member, and is counted u
   assert.equal(await stranger.logged("new_message"), 1);
   assert.match(await member.get("unread-2").innerText(), /^1/);
   await Promise.all([member.close(), stranger.close()]);
+});
+
+test("the command that an empty chat shows brings its first message", async () => {
+  const window = await signedIn(3, 3);
+  const command = await window.get("command").innerText();
+  const words = await new Promise((resolve, reject) => {
+    execFile("sh", ["-c", `printf '%s\\n' ${command}`], (error, stdout) => (error ? reject(error) : resolve(stdout.trim().split("\n"))));
+  });
+  assert.equal(words.shift(), "notify-server");
+  await server.run(...words);
+  await window.get("message").getByText("hello from a terminal").waitFor();
+  await window.get("empty").waitFor({ state: "hidden" });
+  await window.close();
 });
 
 test("typing is shown to the others and not to the typist", async () => {
@@ -159,8 +174,7 @@ test("tabs of one user share a connection, and another one takes over when its t
   await second.connection("open");
   await second.get("chat-2").click();
   const own = async () => {
-    const answer = await fetch(`${server.url}/api/dev/token`, { method: "POST", headers: { "content-type": "application/json" }, body: '{"user_id":1,"admin":true}' });
-    const { access_token: token } = await answer.json();
+    const token = await tokenOf(server, 1, true);
     const page = await fetch(`${server.url}/api/v1/connections?user_id=2`, { headers: { authorization: `Bearer ${token}` } });
     return (await page.json()).connections.length;
   };
@@ -186,6 +200,8 @@ test("an interrupted connection says when it is tried again, and tries at once w
   await window.connection("reconnecting");
   await window.get("banner").getByText(/Trying again in (3|4)\d seconds/).waitFor({ state: "attached" });
   assert.equal(asked, 1);
+  await window.accessible();
+  await window.picture("chat-interrupted");
   await window.page.unroute(/\/events(\?|$)/);
   await window.get("try-now").click();
   await window.connection("open");
@@ -277,9 +293,10 @@ test("outside development a token is pasted, and what it may not do is explained
 for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["phone", { width: 390, height: 844 }]]) {
   for (const colorScheme of ["light", "dark"]) {
     test(`the page is accessible and fits, ${device}, ${colorScheme}`, async () => {
-      const window = await openWindow(browser, server.url, { viewport, colorScheme, hasTouch: device === "phone" });
+      const window = await openWindow(browser, server.url, { viewport, colorScheme, hasTouch: device === "phone", isMobile: device === "phone" });
       await window.get("user-2").waitFor();
       await window.accessible();
+      if (device === "phone") await window.touchable();
       await window.picture(`sign-in-${device}-${colorScheme}`);
       await window.get("user-2").click();
       await window.connection("open");
@@ -287,6 +304,7 @@ for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["p
       await window.accessible();
       await window.picture(`chat-${device}-${colorScheme}`);
       await window.fits();
+      if (device === "phone") await window.touchable();
       await window.close();
     });
   }

@@ -5,6 +5,7 @@ import { execFile } from "node:child_process";
 import { after, before, test } from "node:test";
 import { buffering, caching, compressing, cutting, freezing } from "./proxy.mjs";
 import { Server } from "./server.mjs";
+import { tokenOf } from "./traffic.mjs";
 import { launch, openWindow } from "./window.mjs";
 
 const ALL = [
@@ -103,6 +104,7 @@ test("something that holds streams back is found", async () => {
   assert.match(await window.get("step-headers").innerText(), /No headers within 15 s/);
   assert.match(await window.get("step-buffering").innerText(), /arrived together/);
   assert.match(await window.get("step-buffering").innerText(), /proxy_buffering off/);
+  await window.accessible();
   await window.picture("diagnostic-buffering-proxy", { fullPage: true });
   await window.close(REFUSED);
   await proxy.close();
@@ -138,11 +140,12 @@ test("something else at this address, and no server at all, are found", async ()
 for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["phone", { width: 390, height: 844 }]]) {
   for (const colorScheme of ["light", "dark"]) {
     test(`the page is accessible and fits, ${device}, ${colorScheme}`, async () => {
-      const window = await openWindow(browser, `${server.url}/diagnostic#user=2`, { viewport, colorScheme });
+      const window = await openWindow(browser, `${server.url}/diagnostic#user=2`, { viewport, colorScheme, isMobile: device === "phone", hasTouch: device === "phone" });
       await became(window, "idle", "ok");
       await window.get("step-headers").locator("summary").click();
       await window.accessible();
       await window.fits();
+      if (device === "phone") await window.touchable();
       await window.picture(`diagnostic-${device}-${colorScheme}`, { fullPage: true });
       await window.close();
     });
@@ -251,10 +254,7 @@ test("steps are named as the doctor's checks", async () => {
   await window.get("step-idle").waitFor();
   const steps = await window.get("steps").locator(":scope > li").evaluateAll((list) => list.map(({ dataset }) => dataset.step));
   await window.close();
-  const token = (await (await fetch(`${server.url}/api/dev/token`, {
-    method: "POST", headers: { "content-type": "application/json" }, body: '{"user_id":2}',
-  })).json()).access_token;
-  const report = JSON.parse(await server.run("doctor", server.url, "--token", token, "--idle", "0s", "--json"));
+  const report = JSON.parse(await server.run("doctor", server.url, "--token", await tokenOf(server, 2), "--idle", "0s", "--json"));
   const checks = report.checks.map(({ check }) => check);
   assert.deepEqual(steps.filter((step) => !OWN.includes(step)).sort(), checks.filter((check) => !DOCTORS.includes(check)).sort());
 });

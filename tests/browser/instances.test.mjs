@@ -2,10 +2,10 @@
 // and that the chat loses nothing over it.
 
 import assert from "node:assert/strict";
-import net from "node:net";
 import { after, before, test } from "node:test";
 import { Nats } from "../../clients/js/tests/real/nats.mjs";
 import { Server } from "./server.mjs";
+import { publishRaw, stream } from "./traffic.mjs";
 import { launch, openWindow } from "./window.mjs";
 
 const CHAT = "fechatter.realtime.chat.2"; // of which users 1 and 2 are members
@@ -54,8 +54,8 @@ test("connections of both instances are shown, with rates, and a connection of t
 
 test("what the bus brought and is no event is listed, as text", async () => {
   const window = await overview();
-  await publishRaw(CHAT, "<img src=x onerror=alert(1)> is no JSON");
-  await publishRaw(CHAT, '{"MessageReceived":{"chat_id":2}}');
+  await publishRaw(nats, CHAT, "<img src=x onerror=alert(1)> is no JSON");
+  await publishRaw(nats, CHAT, '{"MessageReceived":{"chat_id":2}}');
   await window.get("rejection").filter({ hasText: "not_json" }).getByText("onerror").waitFor();
   await window.get("rejection").filter({ hasText: "MessageReceived" }).waitFor();
   assert.equal(await window.page.locator("main img").count(), 0);
@@ -65,13 +65,13 @@ test("what the bus brought and is no event is listed, as text", async () => {
 test("a client that reads too slowly is counted, on whichever instance it was", async () => {
   const window = await overview();
   await window.get("chart-slow").locator(".figure").getByText("0").waitFor();
-  const client = await reluctant(there, 3);
+  const client = await stream(there, 3);
   await row(window, 3).waitFor();
   const words = "x".repeat(200_000);
   const payload = { type: "large", channel: "user:3", data: { words } };
   await here.publishAll("fechatter.realtime.user.3", Array(80).fill(payload));
   await window.get("chart-slow").locator(".figure").getByText("1").waitFor();
-  await window.get("instance").filter({ hasText: await nameOf(there) }).getByText("1 slow").waitFor();
+  await window.get("instance").filter({ hasText: await nameOf(there) }).getByText("slow ends: 1").waitFor();
   client.destroy();
   await window.close();
 });
@@ -88,6 +88,7 @@ test("an instance that goes away is told, and so is one that comes", async () =>
   await window.connection("live");
   await row(window, 1).waitFor();
   await down.getByText("gone since").waitFor({ timeout: FORGOTTEN_MS });
+  await window.accessible();
   await window.picture("admin-instance-gone", { fullPage: true });
   await there.startAgain();
   await row(window, 2).waitFor();
@@ -99,7 +100,7 @@ test("an instance that goes away is told, and so is one that comes", async () =>
 
 test("what is published while the server is down follows, in order and once", async () => {
   const window = await chatting(there, 2);
-  const publish = (id) => publishRaw(CHAT, JSON.stringify(message(id)));
+  const publish = (id) => publishRaw(nats, CHAT, JSON.stringify(message(id)));
   await publish("up-0");
   await window.message("up-0");
   for (let round = 1; round <= 2; round += 1) {
@@ -141,25 +142,4 @@ async function nameOf(server) {
 
 function message(id) {
   return { MessageReceived: { chat_id: 2, message: { id, chat_id: 2, sender_id: 1, content: "count me", files: [] } } };
-}
-
-/** A stream of which nothing is read. */
-async function reluctant(server, user) {
-  const json = { "content-type": "application/json" };
-  const answer = await fetch(`${server.url}/api/dev/token`, { method: "POST", headers: json, body: JSON.stringify({ user_id: user }) });
-  const { access_token: token } = await answer.json();
-  const { hostname, port } = new URL(server.url);
-  const socket = net.connect(Number(port), hostname).pause();
-  socket.on("error", () => {}); // It is cut, after all.
-  socket.write(`GET /events HTTP/1.1\r\nhost: ${hostname}:${port}\r\nauthorization: Bearer ${token}\r\n\r\n`);
-  return socket;
-}
-
-/** Publishes whatever it is, as only NATS lets one. */
-async function publishRaw(subject, text) {
-  const { hostname, port } = new URL(nats.url);
-  const socket = net.connect(Number(port), hostname);
-  socket.write(`CONNECT {"verbose":false}\r\nPUB ${subject} ${Buffer.byteLength(text)}\r\n${text}\r\nPING\r\n`);
-  for await (const piece of socket) if (String(piece).includes("PONG")) break;
-  socket.destroy();
 }

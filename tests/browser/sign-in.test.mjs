@@ -41,7 +41,7 @@ for (const [place, title] of [["/", "chat"], ["/diagnostic", "diagnosis"], ["/ad
     await signIn(window);
     const connected = { "/": "open", "/admin": "live" }[place];
     if (connected) await window.connection(connected);
-    else await window.page.locator("[data-testid=step-confirmed]:is([data-state=ok], [data-state=warn])").waitFor();
+    else await window.page.locator("[data-testid=step-confirmation]:is([data-state=ok], [data-state=warn])").waitFor();
     assert.deepEqual(endpoint.asked, [{ username: "bashir", email: "bashir", password: "secret" }]);
     assert.doesNotMatch(await window.page.content(), /eyJ|secret/);
     await window.get("sign-out").click();
@@ -90,6 +90,7 @@ test("an endpoint that lets the page read nothing is told from one that is down"
   endpoint.allowed = "https://app.example.com";
   await signIn(window);
   await told(window, new RegExp(`${endpoint.host} answers, but does not let this page read it \\(CORS\\).*${server.url}`));
+  await window.accessible();
   await window.picture("sign-in-cors");
   await endpoint.stop();
   await signIn(window);

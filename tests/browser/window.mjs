@@ -119,6 +119,16 @@ class Window {
     assert.equal(scroll, client, "the page must not scroll sideways");
   }
 
+  /** Fails where something to touch is too small for a finger. */
+  async touchable(least = 40) {
+    const small = await this.page.evaluate((size) => [...document.querySelectorAll("button, select, input:not([type=checkbox]), summary, nav a, .open-as")]
+      .filter((element) => element.checkVisibility({ visibilityProperty: true }) && !element.closest("[hidden]"))
+      .map((element) => [element, element.getBoundingClientRect()])
+      .filter(([, box]) => box.height > 0 && box.height < size)
+      .map(([element, box]) => `${element.tagName} ${element.id || element.className} "${element.textContent.trim().slice(0, 30)}": ${Math.round(box.height)} px`), least);
+    assert.deepEqual(small, []);
+  }
+
   async accessible() {
     await this.page.evaluate(AXE);
     const violations = await this.page.evaluate(async () => (await globalThis.axe.run()).violations
