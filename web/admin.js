@@ -154,7 +154,7 @@ function draw() {
   const { stats, connections, channels, rejections } = page.shown;
   drawConnections(connections);
   drawInstances(stats);
-  drawChannels(stats, channels);
+  drawChannels(channels);
   drawRejections(rejections);
 }
 
@@ -228,9 +228,15 @@ function drawInstances({ by_instance: instances, instances: { missing } }) {
   byId("instances").replaceChildren(...there, ...silent, ...gone);
 }
 
-function drawChannels({ channels: resources }, { channels, next }) {
-  byId("resources").replaceChildren(...Object.entries(resources).map(([resource, { channels: count }]) =>
-    node("li", { class: "tag" }, t("resourceLine", { channels: count, resource }))));
+function drawChannels({ channels, next }) {
+  // Instances count a channel each, so they are counted here.
+  const counts = new Map();
+  for (const { channel } of channels) {
+    const resource = channel.split(":", 1)[0];
+    counts.set(resource, (counts.get(resource) ?? 0) + 1);
+  }
+  byId("resources").replaceChildren(...[...counts].map(([resource, count]) =>
+    node("li", { class: "tag" }, t("resourceLine", { channels: `${number(count)}${next ? "+" : ""}`, resource }))));
   const most = channels.toSorted((one, two) => two.listeners - one.listeners).slice(0, SHOWN_CHANNELS);
   const shown = most.map(({ channel, listeners }) => node("li", {},
     node("button", { type: "button", class: "link", "data-keep": channel, onclick: () => filterBy("channel", channel) }, channel),

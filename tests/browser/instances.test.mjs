@@ -40,6 +40,9 @@ test("connections of both instances are shown, with rates, and a connection of t
   for (const name of names) await window.get("instance").filter({ hasText: name }).getByText("1 connection,").waitFor();
   await window.get("chart-connections").getByText("on 2 instances").waitFor();
   await window.get("channels").getByText("chat:2").waitFor();
+  // Those of users 1 and 2 together, each once, although both instances have listeners on chat:1 and chat:2.
+  await window.get("resources").getByText("3 × chat").waitFor();
+  await window.get("resources").getByText("2 × user").waitFor();
   await here.publishAll(CHAT, [1, 2, 3].map((number) => message(`rate-${number}`)));
   await far.message("rate-3");
   await window.get("chart-latency").getByText(/half within .*99 % within/).waitFor();

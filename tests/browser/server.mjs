@@ -17,6 +17,10 @@ export const SCREENSHOTS = process.env.SCREENSHOTS ?? path.join(import.meta.dirn
 const BINARY = path.resolve(
   process.env.NOTIFY_SERVER_BIN ?? path.join(import.meta.dirname, "../../target/debug/notify-server"),
 );
+// What a test that fails leaves behind must not outlive the tests.
+const running = new Set();
+process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+
 const READY_MS = 20_000;
 const POLL_MS = 20;
 
@@ -65,6 +69,7 @@ export class Server {
   /** Starts on the same port and with the same data, and waits until it is ready. */
   async startAgain() {
     this.#process = spawn(BINARY, ["--port", String(this.#port), "--log-format", "json", ...this.#flags], this.#surroundings());
+    running.add(this.#process);
     const exited = once(this.#process, "exit").then(([code]) => {
       throw new Error(`notify-server ended with ${code}:\n${this.#output.join("\n")}`);
     });
@@ -91,6 +96,7 @@ export class Server {
     const exited = once(process, "exit");
     process.kill(signal);
     await exited;
+    running.delete(process);
   }
 
   async remove() {
