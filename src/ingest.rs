@@ -330,12 +330,30 @@ impl RejectionLog {
 /// The first bytes of a payload, as text that can't forge a log line.
 fn excerpt(payload: &[u8]) -> String {
     let head = &payload[..payload.len().min(EXCERPT)];
-    head.escape_ascii().to_string()
+    let mut text = String::with_capacity(head.len());
+    for letter in String::from_utf8_lossy(head).chars() {
+        match letter {
+            // JSON is full of them, and they end no line.
+            '"' | '\'' | '\\' => text.push(letter),
+            _ => text.extend(letter.escape_debug()),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_excerpt_can_be_read_and_is_one_line() {
+        assert_eq!(excerpt("{\"名\":\"a\\b\"}".as_bytes()), "{\"名\":\"a\\b\"}");
+        let hostile = "\r\nERROR forged\u{2028}\u{202e}\u{1b}[2J\u{0}".as_bytes();
+        let text = excerpt(hostile);
+        assert!(!text.contains(char::is_control), "{text}");
+        assert!(!text.contains(['\u{2028}', '\u{202e}']), "{text}");
+        assert_eq!(excerpt(b"\xff{"), "\u{fffd}{");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn rejections_are_logged_within_a_rate() {

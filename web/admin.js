@@ -13,6 +13,7 @@ const SHOWN_CHANNELS = 15;
 const ASKED_CHANNELS = 500;
 const LISTED_CHANNELS = 3; // of a connection
 const LATELY = 6; // answers whose deliveries count together
+const REMEMBERED_MS = 600_000; // how long an instance is shown that is no longer there
 
 addWords(words);
 
@@ -34,11 +35,11 @@ const charts = {
 };
 
 const signIn = new SignIn({ title: "signInTitle", lead: "signInLead", admin: true, onSession });
-const page = { session: null, pages: 1, before: null, shown: null, pill: "idle" };
+const page = { session: null, pages: 1, before: null, shown: null, pill: "idle", seen: new Map() };
 
 function onSession(session) {
   clearTimeout(page.timer);
-  Object.assign(page, { session, pages: 1, before: null, lately: null, shown: null });
+  Object.assign(page, { session, pages: 1, before: null, lately: null, shown: null, seen: new Map() });
   byId("overview").hidden = !session;
   byId("sign-out").hidden = !session;
   pill("idle");
@@ -62,9 +63,8 @@ async function look(session) {
     if (!document.hidden) await lookOnce(session);
   } catch (error) {
     if (session !== page.session) return;
-    if (error.status === 401 && session.canRenew) session.forgetToken();
-    else if (error.status === 403) return signIn.end(t("forbidden", { why: error.message }));
-    else if (error.status === 401) return signIn.end(t("refused", { why: error.why || error.message }));
+    if (error.status === 403) return signIn.end(t("forbidden", { why: error.message }));
+    if (error.status === 401) return signIn.end(session.refused(error.why || error.message));
     pill("reconnecting");
   }
   if (session === page.session) page.timer = setTimeout(look, EVERY_MS, session);
@@ -81,6 +81,7 @@ async function lookOnce(session) {
   if (session !== page.session) return;
   pill("live");
   push(stats);
+  for (const name of Object.keys(stats.by_instance)) page.seen.set(name, Date.now());
   page.shown = { stats, connections, channels, rejections };
   draw();
 }
@@ -153,7 +154,7 @@ function draw() {
   const { stats, connections, channels, rejections } = page.shown;
   drawConnections(connections);
   drawInstances(stats);
-  drawChannels(stats, channels);
+  drawChannels(channels);
   drawRejections(rejections);
 }
 
@@ -217,15 +218,25 @@ function drawInstances({ by_instance: instances, instances: { missing } }) {
       node("code", {}, name),
       node("p", { class: "hint" }, t("instanceLine", { n: one.connections, up: duration(one.uptime_secs), version: one.version })),
       node("p", { class: "hint" }, t("instanceWork", { events: one.events, slow: one.slow_consumers })))));
-  const gone = missing.map((name) => node("li", {},
+  const down = (name, text) => node("li", { "data-testid": "instance-down" },
     node("span", { class: "dot down", "aria-hidden": "true" }),
-    node("div", {}, node("code", {}, name), node("p", { class: "error" }, t("missing")))));
-  byId("instances").replaceChildren(...there, ...gone);
+    node("div", {}, node("code", {}, name), node("p", { class: "error" }, text)));
+  const silent = missing.map((name) => down(name, t("missing")));
+  // The others forget an instance soon; who looks at the page may not have been looking just then.
+  const gone = [...page.seen].filter(([name, at]) => !instances[name] && !missing.includes(name) && Date.now() - at < REMEMBERED_MS)
+    .map(([name, at]) => down(name, t("goneSince", { time: new Date(at).toLocaleTimeString(locale()) })));
+  byId("instances").replaceChildren(...there, ...silent, ...gone);
 }
 
-function drawChannels({ channels: resources }, { channels, next }) {
-  byId("resources").replaceChildren(...Object.entries(resources).map(([resource, { channels: count }]) =>
-    node("li", { class: "tag" }, t("resourceLine", { channels: count, resource }))));
+function drawChannels({ channels, next }) {
+  // Instances count a channel each, so they are counted here.
+  const counts = new Map();
+  for (const { channel } of channels) {
+    const resource = channel.split(":", 1)[0];
+    counts.set(resource, (counts.get(resource) ?? 0) + 1);
+  }
+  byId("resources").replaceChildren(...[...counts].map(([resource, count]) =>
+    node("li", { class: "tag" }, t("resourceLine", { channels: `${number(count)}${next ? "+" : ""}`, resource }))));
   const most = channels.toSorted((one, two) => two.listeners - one.listeners).slice(0, SHOWN_CHANNELS);
   const shown = most.map(({ channel, listeners }) => node("li", {},
     node("button", { type: "button", class: "link", "data-keep": channel, onclick: () => filterBy("channel", channel) }, channel),

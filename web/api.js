@@ -2,13 +2,16 @@
 
 import { t } from "./i18n.js";
 
-/** What the server says that the pages have to know. */
-export async function settings() {
-  const answer = await fetch("/assets/settings.json").catch(() => null);
-  return answer?.ok ? answer.json() : { sign_in: "", version: "" };
+const UNAUTHORIZED = 401;
+
+/** What the server says that the pages have to know; of an `origin`, also whether its pages may read. */
+export async function settings(origin) {
+  const query = origin === undefined ? "" : `?${new URLSearchParams({ origin })}`;
+  const answer = await fetch(`/assets/settings.json${query}`, { cache: "no-store" }).catch(() => null);
+  return answer?.ok ? answer.json() : { sign_in: "", development: false, version: "" };
 }
 
-/** The demo users, and chats where their names are told; null outside development mode. */
+/** The demo users, and chats where their names are told; of development mode. */
 export async function demoData() {
   const answer = await fetch("/api/dev/users").catch(() => null);
   return answer?.ok ? answer.json() : null;
@@ -18,15 +21,6 @@ export async function demoData() {
 async function demoToken(userId, admin) {
   const answer = await post("/api/dev/token", { user_id: wireId(userId), admin });
   return (await answer.json()).access_token;
-}
-
-/** Asks a sign-in endpoint for a token. */
-export async function signInAt(address, name, password) {
-  const answer = await post(address, { username: name, email: name, password });
-  const body = await answer.json().catch(() => ({}));
-  const token = [body, body.data ?? {}].flatMap((part) => [part.access_token, part.token, part.jwt]).find((text) => typeof text === "string");
-  if (!token) throw new Error(t("endpointNoToken"));
-  return token;
 }
 
 async function post(address, body) {
@@ -65,12 +59,14 @@ export function userOf(token) {
 
 /** A signed-in user. */
 export class Session {
-  #token = null;
+  #token;
   #fetchToken;
+  #issuer;
 
-  /** With a token that was given, or as a demo user, who can have a new one at any time. */
-  constructor({ token = null, demoUser = null, admin = false }) {
-    this.#token = token;
+  /** With a token that was given, by `issuer` where that is a host, or as a demo user, who can have a new one at any time. */
+  constructor({ token = null, issuer = null, demoUser = null, admin = false }) {
+    this.#token = token && Promise.resolve(token);
+    this.#issuer = issuer;
     this.demoUser = demoUser;
     // What administrators ask may be about users, by the same parameter.
     this.claims = demoUser && !admin ? { user_id: demoUser } : {};
@@ -81,20 +77,23 @@ export class Session {
     return Boolean(this.#fetchToken);
   }
 
-  /** Whom the token speaks for, as far as that can be told from it; null before there is one. */
-  get user() {
-    const user = this.demoUser ?? userOf(this.#token ?? "");
-    return user === undefined ? null : String(user);
+  /** What to say where the server refuses the token. */
+  refused(why) {
+    return this.#issuer ? t("refusedFrom", { where: this.#issuer, why }) : t("refused", { why });
   }
 
-  async token() {
-    this.#token ??= await this.#fetchToken();
-    return this.#token;
+  token() {
+    return this.#token ?? this.newToken();
   }
 
-  /** The next request asks for a new token. */
-  forgetToken() {
-    if (this.#fetchToken) this.#token = null;
+  /** A new one where there can be one, for all requests from now on; else the one that was given. */
+  newToken() {
+    if (!this.#fetchToken) return this.#token;
+    const asked = this.#fetchToken();
+    this.#token = asked;
+    // A failure is for who asked, not for whoever asks next.
+    asked.catch(() => { if (this.#token === asked) this.#token = null; });
+    return asked;
   }
 
   /** Who the user claims to be: all there is to go by where authentication is off, and ignored where it is on. */
@@ -103,14 +102,16 @@ export class Session {
     return all.size ? `${path}?${all}` : path;
   }
 
-  /** The answer to a request, whatever it is; rejects where there is none. */
+  /** The answer to a request, whatever it is; rejects where there is none. A token that was refused is renewed once. */
   async ask(path, { method = "GET", query, body, headers = {}, signal } = {}) {
-    const token = await this.token();
-    const sent = { authorization: `Bearer ${token}`, ...headers };
-    if (body !== undefined) sent["content-type"] = "application/json";
-    return fetch(this.address(path, query), {
-      method, signal, cache: "no-store", headers: sent, body: body === undefined ? undefined : JSON.stringify(body),
-    });
+    const json = body === undefined ? {} : { "content-type": "application/json" };
+    for (let token = await this.token(), renewed = false; ; token = await this.newToken(), renewed = true) {
+      const answer = await fetch(this.address(path, query), {
+        method, signal, cache: "no-store", headers: { authorization: `Bearer ${token}`, ...json, ...headers },
+        body: body === undefined ? undefined : JSON.stringify(body),
+      });
+      if (answer.status !== UNAUTHORIZED || renewed || !this.canRenew) return answer;
+    }
   }
 
   /** The answer as JSON; a refusal is an error with words to show. */
@@ -119,11 +120,6 @@ export class Session {
     if (!answer.ok) throw await refusal(answer);
     return answer.status === 204 ? null : answer.json();
   }
-
-  /** A ticket that opens one stream. */
-  async ticket(signal) {
-    return (await this.json("/events/ticket", { method: "POST", signal })).ticket;
-  }
 }
 
 /** A problem+json answer as an Error whose message can be shown. */
@@ -131,7 +127,6 @@ export async function refusal(answer) {
   const problem = await answer.json().catch(() => ({}));
   const error = new Error(problem.detail || problem.title || t("answered", { status: answer.status }));
   error.status = answer.status;
-  error.retryAfterMs = Number(answer.headers.get("retry-after")) * 1000 || 0;
   error.why = challengeOf(answer);
   return error;
 }

@@ -3,6 +3,7 @@
 
 import { STEPS } from "./checks.js";
 import { byId, copy, node } from "./dom.js";
+import { fail } from "./finding.js";
 import { addWords, begin, locale, onLanguage, t } from "./i18n.js";
 import { SignIn } from "./sign-in.js";
 import { words } from "./words-diagnostic.js";
@@ -12,12 +13,14 @@ const MARKS = { ok: "✓", warn: "!", fail: "×", skip: "–", pending: "", runn
 const signIn = new SignIn({ title: "signInTitle", lead: "signInLead", onSession });
 const drawn = new WeakMap(); // steps in the document → what they show
 let run = null;
+let origin = ""; // whose pages are asked about
 
 function onSession(session) {
   stop();
   byId("report").hidden = !session;
   if (!session) return;
   signIn.show(false);
+  scrollTo(0, 0);
   start(session);
 }
 
@@ -29,25 +32,26 @@ function stop() {
 
 async function start(session) {
   stop();
-  const own = { found: { session }, results: new Map(), began: new Date() };
+  const own = { found: { session, origin }, results: new Map(), began: new Date() };
   run = own;
   draw();
   for (const step of STEPS) {
-    const failed = step.needs?.some((id) => ["fail", "skip"].includes(own.results.get(id)?.state));
-    const tell = (result) => { if (run === own) note(step.id, result); };
-    if (failed) {
-      tell({ state: "skip", key: "afterFailure" });
-      continue;
-    }
-    tell({ state: "running", key: "running" });
-    const result = await step.run(own.found, tell).catch((error) => ({ state: "fail", key: "fetch_broken", values: { why: error.message }, advice: "server_gone_do" }));
+    await take(own, step);
     if (run !== own) return;
-    tell(result);
-    result.later?.then((late) => late && tell(late));
   }
-  if (run !== own || own.results.get("event")?.later) return;
+  if (own.results.get("publish")?.later) return;
   own.found.stream?.close();
   own.found.source?.close();
+}
+
+async function take(own, step) {
+  const tell = (result) => { if (run === own) note(step.id, result); };
+  const failed = step.needs?.some((id) => ["fail", "skip"].includes(own.results.get(id)?.state));
+  if (failed) return tell({ state: "skip", key: "afterFailure" });
+  tell({ state: "running", key: "running" });
+  const result = await step.run(own.found, tell).catch((error) => fail("broken", { why: error.message }, { advice: "health_gone_do" }));
+  tell(result);
+  result.later?.then((late) => late && tell(late));
 }
 
 function note(id, result) {
@@ -113,12 +117,31 @@ function stepNode(result) {
     node("div", { class: "step-body" },
       node("h3", {}, t(`step_${result.id}`), node("span", { class: "visually-hidden" }, ` (${t(`state_${result.state}`)})`)),
       result.key && node("p", { class: "outcome" }, textOf(result)),
-      result.command && commandNode(result.command),
+      result.id === "cors" && result.state !== "pending" && originForm(),
       result.advice && node("p", { class: "advice" }, t(result.advice)),
       result.note && node("p", { class: "hint" }, t(result.note)),
+      result.command && commandNode(result.command),
       facts.length > 0 && node("details", { open },
         node("summary", {}, t("details")),
-        node("dl", { class: "facts" }, facts.map(([label, value]) => node("div", {}, node("dt", {}, label), node("dd", {}, value)))))));
+        node("dl", { class: "facts" }, facts.map(([label, value]) => node("div", {}, node("dt", {}, label), node("dd", {}, value)))))),
+    node("code", { class: "step-name", "aria-hidden": "true" }, result.id));
+}
+
+/** Asks whose pages are to read; what was typed stays. */
+function originForm() {
+  const field = node("input", {
+    id: "origin", "data-testid": "origin", type: "text", inputmode: "url", autocomplete: "url", autocapitalize: "off", spellcheck: "false",
+    value: origin, placeholder: "https://app.example.com",
+  });
+  const submitted = (event) => {
+    event.preventDefault();
+    origin = field.value.trim();
+    run.found.origin = origin;
+    take(run, STEPS.find(({ id }) => id === "cors")).then(() => byId("origin")?.focus());
+  };
+  return node("form", { class: "origin", onsubmit: submitted },
+    node("label", { class: "visually-hidden", for: "origin" }, t("cors_ask")), field,
+    node("button", { type: "submit", class: "quiet", "data-testid": "origin-check" }, t("cors_check")));
 }
 
 function commandNode(text) {
@@ -133,7 +156,7 @@ function report() {
   if (!run) return "";
   const lines = [`notify-server, ${t("diagnostic")}, ${run.began.toISOString()}`, location.origin, navigator.userAgent, byId("verdict").textContent, ""];
   for (const result of results()) {
-    lines.push(`[${t(`state_${result.state}`)}] ${t(`step_${result.id}`)}`);
+    lines.push(`[${t(`state_${result.state}`)}] ${result.id}: ${t(`step_${result.id}`)}`);
     if (result.key) lines.push(`    ${textOf(result)}`);
     for (const [label, value] of factsOf(result)) lines.push(`    ${label}: ${value}`);
     if (result.advice) lines.push(`    → ${t(result.advice)}`);

@@ -26,7 +26,8 @@ export function addWords(more) {
   for (const name of Object.keys(LOCALES)) Object.assign(dictionary[name], more[name]);
 }
 
-export const locale = () => LOCALES[language];
+/** For times and numbers: as the browser's user writes them, where that is in the language of the page. */
+export const locale = () => navigator.languages.find((name) => name.slice(0, 2).toLowerCase() === language) ?? LOCALES[language];
 
 /** The words of a key, with `{names}` filled in; of several forms the one for the number `n`. */
 export function t(key, values = {}) {
@@ -58,7 +59,7 @@ export function begin() {
 }
 
 function apply() {
-  document.documentElement.lang = locale();
+  document.documentElement.lang = LOCALES[language];
   const attributes = [["data-t-label", "aria-label"], ["data-t-placeholder", "placeholder"], ["data-t-title", "title"]];
   for (const element of document.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
   for (const [mark, attribute] of attributes) {

@@ -1,8 +1,9 @@
 // Who uses a page: a demo user in development mode, which a link can name (`#user=2`), or whoever has a token or gets one
 // from a sign-in endpoint.
 
-import { Session, demoData, settings, signInAt } from "./api.js";
+import { Session, demoData, settings } from "./api.js";
 import { avatar, byId, node, showError } from "./dom.js";
+import { signInAt } from "./endpoint.js";
 import { onLanguage, t } from "./i18n.js";
 
 /**
@@ -21,7 +22,8 @@ export class SignIn {
   }
 
   async begin() {
-    const [demo, known] = await Promise.all([demoData(), settings()]);
+    const known = await settings();
+    const demo = known.development ? await demoData() : null;
     this.users = demo?.users?.length ? demo.users : null;
     this.chats = demo?.chats ?? [];
     this.#endpoint = known.sign_in;
@@ -120,11 +122,15 @@ export class SignIn {
       const [address, name, password] = ["endpoint", "endpoint-user", "endpoint-password"].map((id) => byId(id).value);
       byId("endpoint-password").value = "";
       this.error("");
+      this.#busy(true);
       try {
         if (!this.#mayAsk(address)) throw new Error(t("endpointElsewhere"));
-        this.#start(new Session({ token: await signInAt(address, name, password) }));
+        const token = await signInAt(address, name, password);
+        this.#start(new Session({ token, issuer: new URL(address, location.origin).host }));
       } catch (error) {
         this.error(error.message);
+      } finally {
+        this.#busy(false);
       }
     };
     return node("details", { class: "choice", "data-testid": "endpoint-choice", open: !this.users && Boolean(this.#endpoint) },
@@ -134,7 +140,12 @@ export class SignIn {
         node("p", { id: "endpoint-hint", class: "hint" }, t("endpointHint")),
         input("endpoint-user", "userName", { type: "text", autocomplete: "username" }),
         input("endpoint-password", "password", { type: "password", autocomplete: "current-password" }),
-        node("button", { type: "submit", class: "primary", "data-testid": "endpoint-connect" }, t("signIn"))));
+        node("button", { id: "endpoint-connect", type: "submit", class: "primary", "data-testid": "endpoint-connect" }, t("signIn"))));
+  }
+
+  #busy(whether) {
+    byId("endpoint-connect").disabled = whether;
+    byId("endpoint-connect").textContent = t(whether ? "signingIn" : "signIn");
   }
 
   /** The policy of the page says the same, in words that nobody would see. */

@@ -19,14 +19,6 @@ function exactClock(time) {
   return new Intl.DateTimeFormat(locale(), parts).format(time);
 }
 
-export function showConnection(state, attempt) {
-  byId("connection").dataset.state = state;
-  byId("connection-text").textContent = t(`state_${state}`) + (attempt > 1 ? ` (${attempt})` : "");
-  const banner = (state === "reconnecting" && attempt > 1) || state === "polling";
-  byId("banner").hidden = !banner;
-  if (banner) byId("banner-text").textContent = t(`banner_${state}`, { n: attempt });
-}
-
 export function showChats(chats, activeId, choose) {
   byId("chats").replaceChildren(...chats.map((chat) =>
     node("li", {},

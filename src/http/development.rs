@@ -137,7 +137,8 @@ pub(super) async fn token(
     }))
 }
 
-fn allowed<'a>(
+/// Development mode, where it is on and answers who asks.
+pub(super) fn allowed<'a>(
     request: &HttpRequest,
     development: &'a Option<Development>,
 ) -> Result<&'a Development, ApiError> {

@@ -2,16 +2,18 @@
 //! the description of the interface. They are text that the binary was built with; what they show they ask the server for, as any
 //! client does.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use actix_web::HttpResponse;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY};
 use actix_web::http::header::{X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
-use actix_web::web::{Data, Path};
-use serde::Serialize;
+use actix_web::web::{Bytes, Data, Path, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::{Deserialize, Serialize};
 
 use super::ServerConfig;
 use super::config::SignIn;
+use super::development::{self, Development};
 use super::error::ApiError;
 use super::openapi::ForUnknown;
 
@@ -19,16 +21,74 @@ const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
-const CHAT: &str = include_str!("../../web/index.html");
-const DIAGNOSTIC: &str = include_str!("../../web/diagnostic.html");
-const ADMIN: &str = include_str!("../../web/admin.html");
-const DOCS: &str = include_str!("../../web/docs.html");
+/// What is around every page: the head, and the header with the ways to the others.
+const FRAME: &str = include_str!("../../web/frame.html");
+/// In the file of a page, between what it adds to the header and the rest.
+const HEADER_END: &str = "<!-- The header ends here. -->\n";
 
 /// What streams carry, and what is published on NATS.
 const ASYNCAPI: &str = include_str!("../../docs/asyncapi.yaml");
 
 /// The asset that is made from the configuration.
 const SETTINGS: &str = "settings.json";
+
+/// A page: the files `web/NAME.{html,css,js}` in the frame.
+struct Page {
+    name: &'static str,
+    /// By which the frame leads to it.
+    path: &'static str,
+    title: &'static str,
+    description: &'static str,
+    content: &'static str,
+}
+
+const PAGES: [Page; 4] = [
+    Page {
+        name: "chat",
+        path: "/",
+        title: "Chat · notify-server",
+        description: "A small chat over one user's notify-server event stream.",
+        content: include_str!("../../web/chat.html"),
+    },
+    Page {
+        name: "diagnostic",
+        path: "/diagnostic",
+        title: "Diagnosis · notify-server",
+        description: "Finds out why a browser sees no events of notify-server.",
+        content: include_str!("../../web/diagnostic.html"),
+    },
+    Page {
+        name: "admin",
+        path: "/admin",
+        title: "Admin · notify-server",
+        description: "Who is connected to notify-server, and how it is doing.",
+        content: include_str!("../../web/admin.html"),
+    },
+    Page {
+        name: "docs",
+        path: "/docs",
+        title: "API · notify-server",
+        description: "The HTTP interface of this notify-server.",
+        content: include_str!("../../web/docs.html"),
+    },
+];
+
+impl Page {
+    fn html(&self) -> String {
+        let link = format!("href=\"{}\"", self.path);
+        let (tools, body) = self
+            .content
+            .split_once(HEADER_END)
+            .unwrap_or(("", self.content));
+        FRAME
+            .replace(&link, &format!("{link} aria-current=\"page\""))
+            .replace("{{name}}", self.name)
+            .replace("{{title}}", self.title)
+            .replace("{{description}}", self.description)
+            .replace("{{tools}}\n", tools)
+            .replace("{{body}}\n", body)
+    }
+}
 
 /// Name, media type and content of a file in `web/`.
 macro_rules! asset {
@@ -42,7 +102,7 @@ macro_rules! asset {
 }
 
 /// Name, media type and content.
-const ASSETS: [(&str, &str, &[u8]); 31] = [
+const ASSETS: [(&str, &str, &[u8]); 35] = [
     asset!("style.css", STYLE),
     asset!("chat.css", STYLE),
     asset!("diagnostic.css", STYLE),
@@ -54,15 +114,19 @@ const ASSETS: [(&str, &str, &[u8]); 31] = [
     asset!("words-diagnostic.js", SCRIPT),
     asset!("words-admin.js", SCRIPT),
     asset!("api.js", SCRIPT),
-    asset!("stream.js", SCRIPT),
+    asset!("client.js", SCRIPT),
+    asset!("connection.js", SCRIPT),
     asset!("sign-in.js", SCRIPT),
-    asset!("app.js", SCRIPT),
+    asset!("endpoint.js", SCRIPT),
+    asset!("chat.js", SCRIPT),
     asset!("view.js", SCRIPT),
     asset!("media.js", SCRIPT),
     asset!("picture.js", SCRIPT),
     asset!("messages.js", SCRIPT),
     asset!("diagnostic.js", SCRIPT),
     asset!("checks.js", SCRIPT),
+    asset!("checks-stream.js", SCRIPT),
+    asset!("finding.js", SCRIPT),
     asset!("probe.js", SCRIPT),
     asset!("admin.js", SCRIPT),
     asset!("chart.js", SCRIPT),
@@ -84,15 +148,29 @@ pub struct Pages(Arc<Inner>);
 struct Inner {
     served: bool,
     policy: String,
-    settings: Settings,
+    sign_in: String,
+    allowed_origins: Vec<String>,
+    /// By name.
+    pages: HashMap<&'static str, Bytes>,
 }
 
 /// What the pages have to know.
 #[derive(Debug, Serialize)]
-struct Settings {
+struct Settings<'a> {
     /// Where users sign in; empty where tokens are pasted.
-    sign_in: String,
+    sign_in: &'a str,
+    /// Whether there are demo users, and tokens for the asking.
+    development: bool,
+    /// Whether pages of the origin that was asked about may read from this server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin_allowed: Option<bool>,
     version: &'static str,
+}
+
+/// What the diagnosis asks about.
+#[derive(Debug, Deserialize)]
+pub(super) struct About {
+    origin: Option<String>,
 }
 
 impl Pages {
@@ -107,16 +185,36 @@ impl Pages {
         Self(Arc::new(Inner {
             served: config.pages,
             policy: policy(origin.as_deref()),
-            settings: Settings {
-                sign_in: config.sign_in.clone(),
-                version: env!("CARGO_PKG_VERSION"),
-            },
+            sign_in: config.sign_in.clone(),
+            allowed_origins: config.allowed_origins.clone(),
+            pages: PAGES
+                .iter()
+                .map(|page| (page.name, page.html().into()))
+                .collect(),
         }))
     }
 
-    fn page(&self, media_type: &str, content: &'static [u8]) -> Result<HttpResponse, ApiError> {
-        let mut answer = self.answer()?;
-        Ok(answer.content_type(media_type).body(content))
+    fn page(&self, name: &str) -> Result<HttpResponse, ApiError> {
+        let html = self.0.pages.get(name).ok_or(ApiError::NotFound)?;
+        Ok(self.answer()?.content_type(HTML).body(html.clone()))
+    }
+
+    fn settings(&self, development: bool, about: &About) -> Settings<'_> {
+        let Inner {
+            sign_in,
+            allowed_origins,
+            ..
+        } = self.0.as_ref();
+        let is_allowed = |origin| {
+            let mut all = allowed_origins.iter();
+            all.any(|allowed| allowed == "*" || allowed == origin)
+        };
+        Settings {
+            sign_in,
+            development,
+            origin_allowed: about.origin.as_ref().map(is_allowed),
+            version: env!("CARGO_PKG_VERSION"),
+        }
     }
 
     fn answer(&self) -> Result<actix_web::HttpResponseBuilder, ApiError> {
@@ -146,65 +244,45 @@ fn policy(sign_in: Option<&str>) -> String {
     )
 }
 
-/// The chat
-#[utoipa::path(
-    get,
-    path = "/",
-    operation_id = "index",
-    tag = "Pages",
-    responses((status = 200, description = "A page that shows a user's stream", body = String, content_type = "text/html"), ForUnknown),
-)]
-pub(super) async fn chat(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
-    pages.page(HTML, CHAT.as_bytes())
+/// A handler that answers with a page; what stands before it becomes its description in the document.
+macro_rules! page {
+    ($(#[$summary:meta])+ $handler:ident, $path:literal, $name:literal, $says:literal) => {
+        $(#[$summary])+
+        #[utoipa::path(
+            get,
+            path = $path,
+            tag = "Pages",
+            responses((status = 200, description = $says, body = String, content_type = "text/html"), ForUnknown),
+        )]
+        pub(super) async fn $handler(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
+            pages.page($name)
+        }
+    };
 }
 
-/// The chat, by another name
-#[utoipa::path(
-    get,
-    path = "/sse-demo",
-    operation_id = "sse_demo",
-    tag = "Pages",
-    responses((status = 200, description = "The same page as at `/`", body = String, content_type = "text/html"), ForUnknown),
-)]
-pub(super) async fn demo(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
-    pages.page(HTML, CHAT.as_bytes())
-}
-
-/// The diagnosis
-#[utoipa::path(
-    get,
-    path = "/diagnostic",
-    operation_id = "diagnostic",
-    tag = "Pages",
-    responses((status = 200, description = "A page that finds out why a browser sees no events", body = String, content_type = "text/html"), ForUnknown),
-)]
-pub(super) async fn diagnostic(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
-    pages.page(HTML, DIAGNOSTIC.as_bytes())
-}
-
-/// The overview for administrators
-#[utoipa::path(
-    get,
-    path = "/admin",
-    operation_id = "admin",
-    tag = "Pages",
-    responses((status = 200, description = "A page that shows who is connected; what it shows takes the claim `notify.admin`", body = String, content_type = "text/html"), ForUnknown),
-)]
-pub(super) async fn admin(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
-    pages.page(HTML, ADMIN.as_bytes())
-}
-
-/// The page that shows this document
-#[utoipa::path(
-    get,
-    path = "/docs",
-    operation_id = "docs",
-    tag = "Pages",
-    responses((status = 200, description = "This document, to read", body = String, content_type = "text/html"), ForUnknown),
-)]
-pub(super) async fn docs(pages: Data<Pages>) -> Result<HttpResponse, ApiError> {
-    pages.page(HTML, DOCS.as_bytes())
-}
+page!(
+    /// The chat
+    index, "/", "chat", "A page that shows a user's stream"
+);
+page!(
+    /// The chat, by another name
+    sse_demo, "/sse-demo", "chat", "The same page as at `/`"
+);
+page!(
+    /// The diagnosis
+    diagnostic, "/diagnostic", "diagnostic", "A page that finds out why a browser sees no events"
+);
+page!(
+    /// The overview for administrators
+    admin,
+    "/admin",
+    "admin",
+    "A page that shows who is connected; what it shows takes the claim `notify.admin`"
+);
+page!(
+    /// The page that shows this document
+    docs, "/docs", "docs", "This document, to read"
+);
 
 /// What streams carry
 ///
@@ -230,7 +308,10 @@ pub(super) async fn asyncapi() -> HttpResponse {
     path = "/assets/{name}",
     operation_id = "asset",
     tag = "Pages",
-    params(("name" = String, Path, description = "A file", example = "style.css")),
+    params(
+        ("name" = String, Path, description = "A file", example = "style.css"),
+        ("origin" = Option<String>, Query, description = "For `settings.json`: whether pages of this origin may read from this server"),
+    ),
     responses(
         (status = 200, description = "The file", content(
             (String = "text/css"),
@@ -245,13 +326,39 @@ pub(super) async fn asyncapi() -> HttpResponse {
     ),
 )]
 pub(super) async fn asset(
+    request: HttpRequest,
     name: Path<String>,
+    about: Query<About>,
     pages: Data<Pages>,
+    development: Data<Option<Development>>,
 ) -> Result<HttpResponse, ApiError> {
     if *name == SETTINGS {
-        return Ok(pages.answer()?.json(&pages.0.settings));
+        let development = development::allowed(&request, &development).is_ok();
+        let settings = pages.settings(development, &about);
+        return Ok(pages.answer()?.json(settings));
     }
     let found = ASSETS.iter().find(|(asset, ..)| *asset == name.as_str());
     let (_, media_type, content) = found.ok_or(ApiError::NotFound)?;
-    pages.page(media_type, content)
+    let mut answer = pages.answer()?;
+    Ok(answer.content_type(*media_type).body(*content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_fill_the_frame() {
+        for page in &PAGES {
+            let html = page.html();
+            assert!(page.content.contains(HEADER_END), "{}", page.name);
+            assert!(!html.contains("{{") && !html.contains("}}"), "{html}");
+            assert_eq!(html.matches("aria-current=\"page\"").count(), 1, "{html}");
+            for end in ["css", "js"] {
+                let asset = format!("{}.{end}", page.name);
+                assert!(html.contains(&format!("/assets/{asset}\"")), "{asset}");
+                assert!(ASSETS.iter().any(|(name, ..)| *name == asset), "{asset}");
+            }
+        }
+    }
 }

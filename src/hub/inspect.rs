@@ -143,7 +143,8 @@ pub struct Stats {
 /// Channels of one resource.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 pub struct Listeners {
-    /// Channels that somebody listens on.
+    /// Channels that somebody listens on, each counted by every thread of every instance that has a listener:
+    /// at least as many as there are.
     pub channels: usize,
     /// Listeners, counted once for each channel.
     pub listeners: usize,

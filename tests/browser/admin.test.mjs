@@ -52,6 +52,7 @@ test("a connection is ended after a question, and does not come back", async () 
   const window = await opened();
   await row(window, 2).getByTestId("disconnect").click();
   await window.get("confirm").getByText("Disconnect Bashir?").waitFor();
+  await window.accessible();
   await window.page.keyboard.press("Escape");
   await window.get("confirm").waitFor({ state: "hidden" });
   await row(window, 2).getByTestId("disconnect").click();
@@ -60,7 +61,7 @@ test("a connection is ended after a question, and does not come back", async () 
   await row(window, 1).waitFor();
   const [one, two] = chatters;
   await two.get("sign-in-error").getByText("The server ended this stream").waitFor();
-  await one.connection("live");
+  await one.connection("open");
   await window.close();
   await Promise.all(chatters.map((chatter) => chatter.close()));
 });
@@ -130,12 +131,13 @@ for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["p
   for (const colorScheme of ["light", "dark"]) {
     test(`the page is accessible and fits, ${device}, ${colorScheme}`, async () => {
       const chatters = await Promise.all([1, 2, 5].map(chatting));
-      const window = await opened({ viewport, colorScheme });
+      const window = await opened({ viewport, colorScheme, isMobile: device === "phone", hasTouch: device === "phone" });
       await row(window, 5).waitFor();
       await server.publish(CHAT, { MessageReceived: { chat_id: 2, message: { id: "m", chat_id: 2, sender_id: 1, content: "count me" } } });
       await window.get("chart-latency").getByText(/half within/).waitFor();
       await window.accessible();
       await window.fits();
+      if (device === "phone") await window.touchable();
       await window.picture(`admin-${device}-${colorScheme}`, { fullPage: true });
       await window.close();
       await Promise.all(chatters.map((chatter) => chatter.close()));
@@ -145,7 +147,7 @@ for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["p
 
 async function chatting(user) {
   const window = await openWindow(browser, `${server.url}/#user=${user}`);
-  await window.connection("live");
+  await window.connection("open");
   return window;
 }
 

@@ -1,8 +1,10 @@
 // The chat, as its users meet it: a real server, a real browser, one window per user.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { after, before, test } from "node:test";
 import { Server } from "./server.mjs";
+import { tokenOf } from "./traffic.mjs";
 import { launch, openWindow } from "./window.mjs";
 
 const CHAT = "fechatter.realtime.chat.2"; // of which users 1 and 2 are members
@@ -27,7 +29,7 @@ after(async () => {
 test("a demo user is chosen and the stream is confirmed", async () => {
   const window = await openWindow(browser, server.url);
   await window.get("user-2").click();
-  await window.connection("live");
+  await window.connection("open");
   const { name, chats } = users.find((user) => user.id === 2);
   assert.match(await window.get("identity").innerText(), new RegExp(name));
   assert.equal(await window.logged("connection_confirmed"), 1);
@@ -67,6 +69,19 @@ test("an event for one chat does not reach who is not a member, and is counted u
   assert.equal(await stranger.logged("new_message"), 1);
   assert.match(await member.get("unread-2").innerText(), /^1/);
   await Promise.all([member.close(), stranger.close()]);
+});
+
+test("the command that an empty chat shows brings its first message", async () => {
+  const window = await signedIn(3, 3);
+  const command = await window.get("command").innerText();
+  const words = await new Promise((resolve, reject) => {
+    execFile("sh", ["-c", `printf '%s\\n' ${command}`], (error, stdout) => (error ? reject(error) : resolve(stdout.trim().split("\n"))));
+  });
+  assert.equal(words.shift(), "notify-server");
+  await server.run(...words);
+  await window.get("message").getByText("hello from a terminal").waitFor();
+  await window.get("empty").waitFor({ state: "hidden" });
+  await window.close();
 });
 
 test("typing is shown to the others and not to the typist", async () => {
@@ -140,7 +155,7 @@ for (const end of ["stop", "kill"]) {
     await one.get("banner").getByText("interrupted").waitFor();
     assert.equal(await one.get("send").isDisabled(), true);
     await server.startAgain();
-    await Promise.all(windows.map((window) => window.connection("live")));
+    await Promise.all(windows.map((window) => window.connection("open")));
     await one.get("banner").waitFor({ state: "hidden" });
     await say(two, `after ${end}`);
     for (const window of windows) {
@@ -152,6 +167,47 @@ for (const end of ["stop", "kill"]) {
     await Promise.all(windows.map((window) => window.close(SERVER_GONE)));
   });
 }
+
+test("tabs of one user share a connection, and another one takes over when its tab is closed", async () => {
+  const first = await signedIn(2, 2);
+  const second = await first.tab(`${server.url}/#user=2`);
+  await second.connection("open");
+  await second.get("chat-2").click();
+  const own = async () => {
+    const token = await tokenOf(server, 1, true);
+    const page = await fetch(`${server.url}/api/v1/connections?user_id=2`, { headers: { authorization: `Bearer ${token}` } });
+    return (await page.json()).connections.length;
+  };
+  assert.equal(await own(), 1);
+  await server.publish(CHAT, message(2, { id: "shared", sender_id: 1, content: "for both tabs" }));
+  await Promise.all([first.message("shared"), second.message("shared")]);
+  await first.page.close();
+  await server.publish(CHAT, message(2, { id: "taken-over", sender_id: 1, content: "for the one that is left" }));
+  await second.message("taken-over");
+  assert.equal(await second.page.locator("[data-message-id=shared]").count(), 1);
+  assert.equal(await second.logged("gap"), 0);
+  await second.close();
+});
+
+test("an interrupted connection says when it is tried again, and tries at once when asked", async () => {
+  const window = await openWindow(browser, "about:blank");
+  let asked = 0;
+  await window.page.route(/\/events(\?|$)/, (route) => {
+    asked += 1;
+    return route.fulfill({ status: 503, headers: { "retry-after": "40" }, contentType: "application/problem+json", body: '{"detail":"full"}' });
+  });
+  await window.page.goto(`${server.url}/#user=2`);
+  await window.connection("reconnecting");
+  await window.get("banner").getByText(/Trying again in (3|4)\d seconds/).waitFor({ state: "attached" });
+  assert.equal(asked, 1);
+  await window.accessible();
+  await window.picture("chat-interrupted");
+  await window.page.unroute(/\/events(\?|$)/);
+  await window.get("try-now").click();
+  await window.connection("open");
+  await window.get("banner").waitFor({ state: "hidden" });
+  await window.close(/status of 503/);
+});
 
 test("where streams are held back events are polled, until streams get through", async () => {
   const window = await openWindow(browser, "about:blank");
@@ -169,7 +225,7 @@ test("where streams are held back events are polled, until streams get through",
   await window.page.unroute(/\/events\?/);
   await window.page.clock.fastForward(31_000);
   await server.publish(CHAT, message(2, { id: "looked", sender_id: 1, content: "look again" }));
-  await window.connection("live");
+  await window.connection("open");
   await server.publish(CHAT, message(2, { id: "streamed", sender_id: 1, content: "by stream" }));
   await window.message("streamed");
   for (const id of ["polled", "looked", "streamed"]) assert.equal(await window.page.locator(`[data-message-id=${id}]`).count(), 1, id);
@@ -181,9 +237,9 @@ test("no token stands in any address", async () => {
   const addresses = [];
   window.page.on("request", (request) => addresses.push(request.url()));
   await window.page.goto(`${server.url}/#user=2`);
-  await window.connection("live");
-  assert.ok(addresses.some((address) => /\/events\?.*ticket=/.test(address)), addresses.join("\n"));
-  assert.deepEqual(addresses.filter((address) => /eyJ|access_token/.test(address)), []);
+  await window.connection("open");
+  assert.ok(addresses.some((address) => /\/events\?/.test(address)), addresses.join("\n"));
+  assert.deepEqual(addresses.filter((address) => /eyJ|access_token|ticket/.test(address)), []);
   await window.close();
 });
 
@@ -209,7 +265,7 @@ test("signing in at an endpoint of one's own host", async () => {
   await signIn("/api/signin", "guess");
   await window.get("sign-in-error").getByText("wrong password").waitFor();
   await signIn("/api/signin", "secret");
-  await window.connection("live");
+  await window.connection("open");
   await window.close(/status of (401|404)/);
 });
 
@@ -224,7 +280,7 @@ test("outside development a token is pasted, and what it may not do is explained
   await window.get("sign-in-error").getByText("refused this token").waitFor();
   await window.get("token").fill(await server.run("token", "--user", "2"));
   await window.get("token-connect").click();
-  await window.connection("live");
+  await window.connection("open");
   assert.equal(await window.page.content().then((html) => html.includes("eyJ")), false, "no token stands in the page");
   // That token may read and not publish, which the page can only find out by trying.
   await window.get("draft").fill("may I?");
@@ -237,16 +293,18 @@ test("outside development a token is pasted, and what it may not do is explained
 for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["phone", { width: 390, height: 844 }]]) {
   for (const colorScheme of ["light", "dark"]) {
     test(`the page is accessible and fits, ${device}, ${colorScheme}`, async () => {
-      const window = await openWindow(browser, server.url, { viewport, colorScheme, hasTouch: device === "phone" });
+      const window = await openWindow(browser, server.url, { viewport, colorScheme, hasTouch: device === "phone", isMobile: device === "phone" });
       await window.get("user-2").waitFor();
       await window.accessible();
+      if (device === "phone") await window.touchable();
       await window.picture(`sign-in-${device}-${colorScheme}`);
       await window.get("user-2").click();
-      await window.connection("live");
+      await window.connection("open");
       await conversation(window, `${device}-${colorScheme}`);
       await window.accessible();
       await window.picture(`chat-${device}-${colorScheme}`);
       await window.fits();
+      if (device === "phone") await window.touchable();
       await window.close();
     });
   }
@@ -254,7 +312,7 @@ for (const [device, viewport] of [["desktop", { width: 1280, height: 800 }], ["p
 
 async function signedIn(user, chat) {
   const window = await openWindow(browser, `${server.url}/#user=${user}`);
-  await window.connection("live");
+  await window.connection("open");
   await window.get(`chat-${chat}`).click();
   return window;
 }

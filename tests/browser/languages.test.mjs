@@ -25,7 +25,7 @@ after(async () => {
 
 test("both languages have the same words, with the same gaps, and pages use no others", async () => {
   const used = new Set();
-  for (const file of ["index.html", "diagnostic.html", "admin.html"]) {
+  for (const file of ["frame.html", "chat.html", "diagnostic.html", "admin.html"]) {
     for (const [, key] of (await readFile(path.join(WEB, file), "utf8")).matchAll(/data-t(?:-\w+)?="(\w+)"/g)) used.add(key);
   }
   const known = new Set();
@@ -47,7 +47,7 @@ for (const [address, title] of Object.entries(PAGES)) {
     const html = window.page.locator("html");
     await window.page.locator("html[lang=zh-CN]").waitFor();
     await window.page.waitForFunction((expected) => document.title === expected, title);
-    await window.page.locator(address === "/diagnostic" ? "[data-testid=step-ping][data-state=ok]" : "[data-testid=connection][data-state=live]").waitFor();
+    await window.page.locator(address === "/diagnostic" ? "[data-testid=step-idle][data-state=ok]" : "[data-testid=connection]:is([data-state=live], [data-state=open])").waitFor();
     await window.accessible();
     await window.picture(`${address.slice(1) || "chat"}-chinese`, { fullPage: true });
     // No English is left but names, addresses and what the server itself says.
@@ -70,7 +70,7 @@ test("the chat can be used by keyboard alone", async () => {
   await window.get("user-1").focus();
   await keyboard.press("Tab");
   await keyboard.press("Enter");
-  await window.connection("live");
+  await window.connection("open");
   assert.match(await window.get("identity").innerText(), /Bashir/);
   await window.get("attach").locator("summary").focus();
   await keyboard.press("Enter");

@@ -171,7 +171,7 @@ test("history comes before what is live, without hole or double, a page at a tim
     await route.fulfill({ json: { success: true, data: { messages, next } } });
   });
   await window.page.goto(`${server.url}/#user=2`);
-  await window.connection("live");
+  await window.connection("open");
   await window.get("chat-2").click();
   await window.message("h39");
   const ids = () => window.get("message").evaluateAll((lines) => lines.map((line) => line.dataset.messageId));
@@ -196,7 +196,7 @@ test("history comes before what is live, without hole or double, a page at a tim
 
 async function signedIn(user) {
   const window = await openWindow(browser, `${server.url}/#user=${user}`);
-  await window.connection("live");
+  await window.connection("open");
   await window.get("chat-2").click();
   return window;
 }

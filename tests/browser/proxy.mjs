@@ -24,6 +24,35 @@ export function compressing(target) {
   });
 }
 
+/** Cuts streams after a time, as idle timeouts do. */
+export function cutting(target, ms) {
+  return listening(target, async (answer, response) => {
+    response.writeHead(answer.statusCode, answer.headers);
+    answer.pipe(response);
+    if (isStream(answer)) setTimeout(() => response.destroy(), ms).unref();
+  });
+}
+
+/** Gives the beginning of streams on, and then nothing more. */
+export function freezing(target, ms) {
+  return listening(target, async (answer, response) => {
+    response.writeHead(answer.statusCode, answer.headers);
+    answer.pipe(response, { end: false });
+    answer.on("end", () => response.end());
+    if (isStream(answer)) setTimeout(() => answer.unpipe(response), ms).unref();
+  });
+}
+
+/** Caches streams, or says so. */
+export function caching(target) {
+  return listening(target, async (answer, response) => {
+    response.writeHead(answer.statusCode, { ...answer.headers, ...(isStream(answer) && { "cache-control": "max-age=60", age: "1" }) });
+    answer.pipe(response);
+  });
+}
+
+const isStream = ({ headers }) => headers["content-type"] === "text/event-stream";
+
 async function listening(target, pass) {
   const proxy = http.createServer((request, response) => {
     const onwards = http.request(new URL(request.url, target), { method: request.method, headers: { ...request.headers, via: "1.1 test" } });

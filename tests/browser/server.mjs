@@ -1,8 +1,9 @@
-// A notify-server of the tests' own: the real binary in development mode, in a new folder, on a free port.
+// A notify-server of the tests' own: the real binary, in development mode or as in production, in a new folder, on a free
+// port.
 
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -16,6 +17,10 @@ export const SCREENSHOTS = process.env.SCREENSHOTS ?? path.join(import.meta.dirn
 const BINARY = path.resolve(
   process.env.NOTIFY_SERVER_BIN ?? path.join(import.meta.dirname, "../../target/debug/notify-server"),
 );
+// What a test that fails leaves behind must not outlive the tests.
+const running = new Set();
+process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+
 const READY_MS = 20_000;
 const POLL_MS = 20;
 
@@ -23,6 +28,13 @@ const POLL_MS = 20;
 const CONFIG = `
 mode: development
 data_dir: data
+`;
+// Without demo users: tokens are others' business.
+const PRODUCTION = `
+mode: production
+data_dir: data
+database: { url: "sqlite://data/chats.db?mode=rwc" }
+auth: { keys: [{ secret: "known to nobody but these tests" }], issuer: ["https://id.example"] }
 `;
 const STREAM = "retry: 200ms";
 const PINGS = "ping_interval: 3s";
@@ -34,13 +46,18 @@ export class Server {
   #process = null;
   #output = [];
 
-  /** `nats` is an address; `stream` and `more` are lines of the configuration. */
-  static async start({ nats, stream = PINGS, more = "" } = {}) {
+  /** `nats` is an address; `stream` and `more` are lines of the configuration, which must not name a host. */
+  static async start({ nats, stream = PINGS, more = "", production = false } = {}) {
     const server = new Server();
-    server.#flags = nats ? ["--nats", nats] : [];
+    server.#flags = [...(nats ? ["--nats", nats] : []), ...(production ? ["--host", "127.0.0.1"] : [])];
     server.#folder = await mkdtemp(path.join(tmpdir(), "notify-server-browser-"));
-    await writeFile(path.join(server.#folder, "config.yml"), `${CONFIG}stream: { ${[STREAM, stream].filter(Boolean).join(", ")} }\n${more}`);
+    const config = production ? PRODUCTION : CONFIG;
+    await writeFile(path.join(server.#folder, "config.yml"), `${config}stream: { ${[STREAM, stream].filter(Boolean).join(", ")} }\n${more}`);
     server.#port = await freePort();
+    if (production) {
+      await mkdir(path.join(server.#folder, "data"));
+      await server.run("migrate");
+    }
     await server.startAgain();
     return server;
   }
@@ -52,6 +69,7 @@ export class Server {
   /** Starts on the same port and with the same data, and waits until it is ready. */
   async startAgain() {
     this.#process = spawn(BINARY, ["--port", String(this.#port), "--log-format", "json", ...this.#flags], this.#surroundings());
+    running.add(this.#process);
     const exited = once(this.#process, "exit").then(([code]) => {
       throw new Error(`notify-server ended with ${code}:\n${this.#output.join("\n")}`);
     });
@@ -78,6 +96,7 @@ export class Server {
     const exited = once(process, "exit");
     process.kill(signal);
     await exited;
+    running.delete(process);
   }
 
   async remove() {
@@ -89,6 +108,11 @@ export class Server {
   async run(...args) {
     const { stdout } = await promisify(execFile)(BINARY, args, this.#surroundings());
     return stdout.trim();
+  }
+
+  /** A token as the issuer of production makes it, or as `claims` change it. */
+  issue(user, ...claims) {
+    return this.run("token", "--user", String(user), ...["iss=https://id.example", ...claims].flatMap((claim) => ["--claim", claim]));
   }
 
   /** Publishes as a backend would, on the command line. */

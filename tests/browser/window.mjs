@@ -76,6 +76,16 @@ class Window {
     });
   }
 
+  /** Another tab of the same browser: with the same cookies, storage and, where pages share one, connection. */
+  async tab(url) {
+    const page = await this.#context.newPage();
+    page.setDefaultTimeout(WAIT_MS);
+    const tab = new Window(this.#context, page);
+    await tab.watch();
+    await page.goto(url);
+    return tab;
+  }
+
   get(testId) {
     return this.page.getByTestId(testId);
   }
@@ -108,6 +118,16 @@ class Window {
     const { scroll, client } = await this.page.evaluate(() =>
       ({ scroll: document.documentElement.scrollWidth, client: document.documentElement.clientWidth }));
     assert.equal(scroll, client, "the page must not scroll sideways");
+  }
+
+  /** Fails where something to touch is too small for a finger. */
+  async touchable(least = 40) {
+    const small = await this.page.evaluate((size) => [...document.querySelectorAll("button, select, input:not([type=checkbox]), summary, nav a, .open-as")]
+      .filter((element) => element.checkVisibility({ visibilityProperty: true }) && !element.closest("[hidden]"))
+      .map((element) => [element, element.getBoundingClientRect()])
+      .filter(([, box]) => box.height > 0 && box.height < size)
+      .map(([element, box]) => `${element.tagName} ${element.id || element.className} "${element.textContent.trim().slice(0, 30)}": ${Math.round(box.height)} px`), least);
+    assert.deepEqual(small, []);
   }
 
   async accessible() {

@@ -90,7 +90,7 @@ async fn pages_bring_all_they_need_and_are_from_this_host_alone() {
 #[tokio::test]
 async fn pages_can_be_switched_off() {
     let server = Server::start(Settings::new().set("server.pages", false)).await;
-    let assets = ["/assets/app.js", "/assets/settings.json"];
+    let assets = ["/assets/chat.js", "/assets/settings.json"];
     for target in PAGES.iter().chain(&assets) {
         assert_eq!(server.get(target).await.status, 404, "{target}");
     }
@@ -112,6 +112,41 @@ async fn pages_may_ask_where_users_sign_in_and_nobody_else() {
         let policy = page.header("content-security-policy").unwrap();
         assert!(policy.contains(connect), "{policy}");
     }
+}
+
+#[tokio::test]
+async fn pages_know_whether_there_are_demo_users_and_whose_pages_may_read() {
+    let settings = Settings::shipped().environment("CORS_ORIGINS", "https://app.example.com");
+    let server = Server::start(settings).await;
+    let asked = async |query: &str, header: Option<&str>| {
+        let mut request = Request::get(&format!("/assets/settings.json{query}"));
+        if let Some(name) = header {
+            request = request.header(name, "203.0.113.7");
+        }
+        server.send(request).await.json().await
+    };
+    let own = asked("", None).await;
+    assert_eq!(own["development"], true);
+    assert_eq!(own["origin_allowed"], json!(null));
+    // Behind a proxy there are none.
+    let proxied = asked("", Some("x-forwarded-for")).await;
+    assert_eq!(proxied["development"], false);
+    for (origin, allowed) in [
+        ("https://app.example.com", true),
+        ("https://app.example.com.evil.example", false),
+        ("http://app.example.com", false),
+    ] {
+        let answer = asked(&format!("?origin={origin}"), None).await;
+        assert_eq!(answer["origin_allowed"], allowed, "{origin}");
+    }
+    let open = Settings::new().set("server.allowed_origins", "*");
+    let server = Server::start(open).await;
+    let mut answer = server
+        .get("/assets/settings.json?origin=https://any.example")
+        .await;
+    let answer = answer.json().await;
+    assert_eq!(answer["origin_allowed"], true);
+    assert_eq!(answer["development"], false);
 }
 
 #[tokio::test]

@@ -1,31 +1,33 @@
 // The chat: keeps one user's events coming, shows what arrives and sends what is typed. Owns the page's state; how it
-// looks is view.js, how it talks to the server is stream.js and messages.js.
+// looks is view.js, how it talks to the server is connection.js and messages.js.
 
 import { wireId } from "./api.js";
+import { Connection } from "./connection.js";
 import { shrink } from "./picture.js";
 import { byId, copy, dressAvatar, showError } from "./dom.js";
 import { addWords, begin, onLanguage, t } from "./i18n.js";
 import { History, Publisher, messageOf, onlineUsers } from "./messages.js";
 import { SignIn } from "./sign-in.js";
-import { LiveStream } from "./stream.js";
-import { appendItem, logEvent, showChats, showConnection, showItems, showMembers, showTyping } from "./view.js";
+import { appendItem, logEvent, showChats, showItems, showMembers, showTyping } from "./view.js";
 import { words } from "./words-chat.js";
 
 const ITEMS_PER_CHAT = 500;
+const DEFAULT_PORT = "6687"; // the one that the command line asks by itself
 const TYPING_REPEAT_MS = 3_000; // how often a typist says so again
 const TYPING_SHOWN_MS = 6_000; // typing events may be lost, so one is believed only this long
 const CHAT_EVENTS = new Set([
   "new_message", "message_edited", "message_deleted", "typing_started", "typing_stopped", "chat_member_added", "chat_member_removed",
 ]);
 
-const page = { names: new Map(), connection: ["idle", 0], generation: 0 };
+const page = { names: new Map(), generation: 0 };
 
 const signIn = new SignIn({ title: "signInTitle", lead: "signInLead", onSession });
+const connection = new Connection({ onEvent, onReady: (ready) => { byId("send").disabled = !ready; }, onEnd: (why) => signIn.end(why) });
 
 /** Nothing of one user may show up in the view of the next. */
 function forget() {
-  page.stream?.close();
-  Object.assign(page, { me: null, session: null, stream: null, active: null, chats: new Map(), presence: new Map(), sentAt: new Map(), logged: 0 });
+  connection.close();
+  Object.assign(page, { me: null, session: null, active: null, chats: new Map(), presence: new Map(), sentAt: new Map(), logged: 0 });
   page.generation += 1;
   ownTyping.chat = null;
   byId("draft").value = "";
@@ -37,7 +39,7 @@ function onSession(session) {
   forget();
   byId("live").hidden = true;
   byId("identity").hidden = true;
-  if (!session) return onState("idle");
+  if (!session) return;
   const { users, chats } = signIn;
   page.names = new Map(users?.map((user) => [String(user.id), user.name]));
   page.chatNames = new Map(chats.map((chat) => [String(chat.id), chat.name]));
@@ -45,15 +47,7 @@ function onSession(session) {
   page.history = new History(session);
   page.publisher = new Publisher(session, page.history);
   page.typing = new Publisher(session, page.history); // of its own, so that no message waits behind it
-  page.stream = new LiveStream({ session, onEvent, onState });
-  page.stream.open();
-}
-
-function onState(state, detail) {
-  page.connection = [state, Number(detail) || 0];
-  showConnection(...page.connection);
-  byId("send").disabled = !["live", "polling"].includes(state);
-  if (state === "stopped") signIn.end(detail);
+  connection.open(session);
 }
 
 // What arrives
@@ -275,7 +269,8 @@ function draw() {
 function emptyChat(chat) {
   const message = { id: "1", sender_id: wireId(page.me), content: "hello from a terminal" };
   const payload = JSON.stringify({ MessageReceived: { chat_id: wireId(chat.id), message } });
-  return { text: t("empty"), command: `notify-server publish fechatter.realtime.chat.${shellWord(chat.id)} ${shellWord(payload)}` };
+  const elsewhere = location.port === DEFAULT_PORT ? "" : ` --server ${location.origin}`;
+  return { text: t("empty"), command: `notify-server publish fechatter.realtime.chat.${shellWord(chat.id)} ${shellWord(payload)}${elsewhere}` };
 }
 
 function shellWord(text) {
@@ -426,7 +421,7 @@ byId("copy").addEventListener("click", async () => {
 byId("log-panel").open = matchMedia("(min-width: 70rem)").matches;
 
 onLanguage(() => {
-  showConnection(...page.connection);
+  connection.draw();
   draw();
 });
 addWords(words);
