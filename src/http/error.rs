@@ -2,6 +2,7 @@
 //! Errors are `application/problem+json` (RFC 9457).
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -98,6 +99,9 @@ pub enum ApiError {
     /// The body has not come in time.
     #[error("the body has not come in time")]
     SlowBody,
+    /// It can't be said for certain where the request ends.
+    #[error("{0}")]
+    Framing(&'static str),
     /// The body is longer than allowed.
     #[error("the body is larger than the {0} bytes that are accepted")]
     TooLarge(usize),
@@ -233,6 +237,7 @@ impl ResponseError for ApiError {
             Self::LongUri(_) => StatusCode::URI_TOO_LONG,
             Self::LongHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Self::Framing(_) => StatusCode::BAD_REQUEST,
             Self::Channels(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Rejected(Rejection::TooLarge { .. })
             | Self::TooLarge(_)
@@ -343,12 +348,8 @@ pub(super) fn query(error: QueryPayloadError, _: &HttpRequest) -> actix_web::Err
 /// For bodies that can't be read.
 pub(super) fn body(error: &actix_web::Error, limit: usize) -> ApiError {
     match error.as_error::<PayloadError>() {
-        Some(PayloadError::Overflow) => ApiError::TooLarge(limit),
-        Some(PayloadError::Io(error)) if error.kind() == ErrorKind::TimedOut => ApiError::SlowBody,
-        _ => ApiError::Invalid {
-            field: "body".into(),
-            problem: error.to_string(),
-        },
+        Some(error) => payload(error, limit),
+        None => unreadable(error),
     }
 }
 
@@ -357,15 +358,25 @@ pub(super) fn json(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error
     match error {
         JsonPayloadError::OverflowKnownLength { limit, .. }
         | JsonPayloadError::Overflow { limit } => ApiError::TooLarge(limit),
-        JsonPayloadError::Payload(PayloadError::Io(error))
-            if error.kind() == ErrorKind::TimedOut =>
-        {
-            ApiError::SlowBody
-        }
-        other => ApiError::Invalid {
-            field: "body".into(),
-            problem: other.to_string(),
-        },
+        JsonPayloadError::Payload(error) => payload(&error, super::MAX_BODY),
+        other => unreadable(&other),
     }
     .into()
+}
+
+fn payload(error: &PayloadError, limit: usize) -> ApiError {
+    match error {
+        PayloadError::Overflow => ApiError::TooLarge(limit),
+        PayloadError::Io(error) if error.kind() == ErrorKind::TimedOut => ApiError::SlowBody,
+        PayloadError::Incomplete(_) => unreadable(&"it ends before its end"),
+        PayloadError::EncodingCorrupted => unreadable(&"its chunks are not well-formed"),
+        other => unreadable(other),
+    }
+}
+
+fn unreadable(problem: &dyn fmt::Display) -> ApiError {
+    ApiError::Invalid {
+        field: "body".into(),
+        problem: problem.to_string(),
+    }
 }
