@@ -34,6 +34,9 @@ const RETRY_AFTER_SECS: u64 = 2;
 /// The seconds over which those come back who met a limit, so that they do not meet it again together.
 const SPREAD_SECS: u64 = 8;
 
+/// The most characters of an answer's words, and of a field's name.
+const LONGEST: usize = 1_000;
+
 /// Everything that a request can fail with.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -258,7 +261,7 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
         let request_id = Uuid::new_v4().to_string();
-        let detail = self.to_string();
+        let detail = shortened(self.to_string());
         self.log(&request_id, status);
         let mut response = HttpResponse::build(status);
         response.insert_header((CONTENT_TYPE, "application/problem+json"));
@@ -286,7 +289,10 @@ impl ResponseError for ApiError {
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: &detail,
-            field: self.field(),
+            field: self.field().map(|field| match field {
+                Cow::Owned(field) => shortened(field).into(),
+                known => known,
+            }),
             request_id: &request_id,
         })
     }
@@ -295,7 +301,7 @@ impl ResponseError for ApiError {
 impl ApiError {
     /// The causes are for the operator; the answer only has the request id to find them by.
     fn log(&self, request_id: &str, status: StatusCode) {
-        let causes = Causes(self).to_string();
+        let causes = shortened(Causes(self).to_string());
         // Limits have lines of their own, no more than so many.
         if status.is_server_error() && self.limit().is_none() {
             warn!(
@@ -313,6 +319,15 @@ impl ApiError {
             );
         }
     }
+}
+
+/// An answer, and a line of the log, quotes what was sent, and that may be long.
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// The challenge of RFC 6750: which kind of error, and in words which one.

@@ -47,6 +47,10 @@ pub use metrics::{Exporter, Metrics, MetricsConfig, configure_metrics};
 pub use pages::Pages;
 pub use rate::PublishRate;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use outgoing::fuzz;
+
 use crate::acknowledgements::Acknowledgements;
 use crate::address::Proxies;
 use crate::archive::Archive;

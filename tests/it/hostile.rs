@@ -79,6 +79,8 @@ impl Besieged {
         let log = self.server.stop().await;
         assert!(!log.contains("panicked"), "{log}");
         assert!(!log.contains("request failed"), "{log}");
+        // What clients do wrong is no news for operators, or anybody could fill the log.
+        assert!(!log.contains("\"level\":\"ERROR\""), "{log}");
     }
 }
 
