@@ -61,7 +61,9 @@ fn problem_of(request: &ServiceRequest) -> Option<&'static str> {
     // To the HTTP library everything that follows such a request is its body, whatever its length says: what a
     // proxy in between sends as the next request, of somebody else, would become a part of this one.
     if websocket && (reads || has(CONTENT_LENGTH)) {
-        return Some("this server speaks no WebSocket, and no request that asks for one has a body");
+        return Some(
+            "this server speaks no WebSocket, and no request that asks for one has a body",
+        );
     }
     if !reads && has(TRANSFER_ENCODING) {
         return Some("a request with GET or HEAD has no body");

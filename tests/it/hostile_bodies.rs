@@ -10,7 +10,7 @@ use crate::support::payload::chat_subject;
 use crate::support::{Nats, Raw, Request, Server, Settings, tokens, within};
 
 /// What the server gives a client for a body, with what a busy machine may add.
-const LONGEST: Duration = Duration::from_secs(25);
+const LONGEST: Duration = Duration::from_secs(22);
 
 #[tokio::test]
 async fn chunks_that_are_none_end_the_connection() {
