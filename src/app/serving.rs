@@ -78,6 +78,7 @@ pub(super) fn listen(
         let parts = parts.clone();
         let gate = gate.clone();
         App::new()
+            .wrap_fn(http::intake)
             .wrap_fn(move |request, service| gate.pass(request, service))
             .wrap(http::cors(&origins))
             .wrap(CatchPanic::default())

@@ -2,6 +2,7 @@
 //! Errors are `application/problem+json` (RFC 9457).
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ const RETRY_AFTER_SECS: u64 = 2;
 
 /// The seconds over which those come back who met a limit, so that they do not meet it again together.
 const SPREAD_SECS: u64 = 8;
+
+/// The most characters of an answer's words, and of a field's name.
+const LONGEST: usize = 1_000;
 
 /// Everything that a request can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,9 @@ pub enum ApiError {
     /// The body has not come in time.
     #[error("the body has not come in time")]
     SlowBody,
+    /// It can't be said for certain where the request ends.
+    #[error("{0}")]
+    Framing(&'static str),
     /// The body is longer than allowed.
     #[error("the body is larger than the {0} bytes that are accepted")]
     TooLarge(usize),
@@ -233,6 +240,7 @@ impl ResponseError for ApiError {
             Self::LongUri(_) => StatusCode::URI_TOO_LONG,
             Self::LongHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Self::Framing(_) => StatusCode::BAD_REQUEST,
             Self::Channels(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Rejected(Rejection::TooLarge { .. })
             | Self::TooLarge(_)
@@ -253,7 +261,7 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
         let request_id = Uuid::new_v4().to_string();
-        let detail = self.to_string();
+        let detail = shortened(self.to_string());
         self.log(&request_id, status);
         let mut response = HttpResponse::build(status);
         response.insert_header((CONTENT_TYPE, "application/problem+json"));
@@ -281,7 +289,10 @@ impl ResponseError for ApiError {
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: &detail,
-            field: self.field(),
+            field: self.field().map(|field| match field {
+                Cow::Owned(field) => shortened(field).into(),
+                known => known,
+            }),
             request_id: &request_id,
         })
     }
@@ -290,7 +301,7 @@ impl ResponseError for ApiError {
 impl ApiError {
     /// The causes are for the operator; the answer only has the request id to find them by.
     fn log(&self, request_id: &str, status: StatusCode) {
-        let causes = Causes(self).to_string();
+        let causes = shortened(Causes(self).to_string());
         // Limits have lines of their own, no more than so many.
         if status.is_server_error() && self.limit().is_none() {
             warn!(
@@ -308,6 +319,15 @@ impl ApiError {
             );
         }
     }
+}
+
+/// An answer, and a line of the log, quotes what was sent, and that may be long.
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// The challenge of RFC 6750: which kind of error, and in words which one.
@@ -343,12 +363,8 @@ pub(super) fn query(error: QueryPayloadError, _: &HttpRequest) -> actix_web::Err
 /// For bodies that can't be read.
 pub(super) fn body(error: &actix_web::Error, limit: usize) -> ApiError {
     match error.as_error::<PayloadError>() {
-        Some(PayloadError::Overflow) => ApiError::TooLarge(limit),
-        Some(PayloadError::Io(error)) if error.kind() == ErrorKind::TimedOut => ApiError::SlowBody,
-        _ => ApiError::Invalid {
-            field: "body".into(),
-            problem: error.to_string(),
-        },
+        Some(error) => payload(error, limit),
+        None => unreadable(error),
     }
 }
 
@@ -357,15 +373,25 @@ pub(super) fn json(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error
     match error {
         JsonPayloadError::OverflowKnownLength { limit, .. }
         | JsonPayloadError::Overflow { limit } => ApiError::TooLarge(limit),
-        JsonPayloadError::Payload(PayloadError::Io(error))
-            if error.kind() == ErrorKind::TimedOut =>
-        {
-            ApiError::SlowBody
-        }
-        other => ApiError::Invalid {
-            field: "body".into(),
-            problem: other.to_string(),
-        },
+        JsonPayloadError::Payload(error) => payload(&error, super::MAX_BODY),
+        other => unreadable(&other),
     }
     .into()
+}
+
+fn payload(error: &PayloadError, limit: usize) -> ApiError {
+    match error {
+        PayloadError::Overflow => ApiError::TooLarge(limit),
+        PayloadError::Io(error) if error.kind() == ErrorKind::TimedOut => ApiError::SlowBody,
+        PayloadError::Incomplete(_) => unreadable(&"it ends before its end"),
+        PayloadError::EncodingCorrupted => unreadable(&"its chunks are not well-formed"),
+        other => unreadable(other),
+    }
+}
+
+fn unreadable(problem: &dyn fmt::Display) -> ApiError {
+    ApiError::Invalid {
+        field: "body".into(),
+        problem: problem.to_string(),
+    }
 }

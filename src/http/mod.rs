@@ -17,6 +17,7 @@ mod exposition;
 mod gate;
 mod health;
 mod history;
+mod intake;
 mod messages;
 mod metrics;
 mod online;
@@ -41,9 +42,14 @@ pub use development::Development;
 pub use error::ApiError;
 pub use gate::{Answer, Gate, HeadLimits};
 pub use health::Health;
+pub use intake::intake;
 pub use metrics::{Exporter, Metrics, MetricsConfig, configure_metrics};
 pub use pages::Pages;
 pub use rate::PublishRate;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use outgoing::fuzz;
 
 use crate::acknowledgements::Acknowledgements;
 use crate::address::Proxies;

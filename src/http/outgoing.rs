@@ -337,3 +337,46 @@ fn at(path: &str, field: &str, problem: String) -> ApiError {
 fn is_usable(id: &str) -> bool {
     (1..=MAX_ID).contains(&id.chars().count()) && !id.chars().any(char::is_control)
 }
+
+/// A body that a client wants to publish: what goes out is an event of an id and a subject that NATS takes; a
+/// refusal names a field.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(message) = serde_json::from_str::<&RawValue>(text) else {
+        return;
+    };
+    if !message.get().starts_with('{') {
+        return;
+    }
+    let rules = Rules::default();
+    let identity = Identity::unverified(UserId::from(7));
+    let key = IdempotencyKey(None);
+    for made in [
+        Outgoing::addressed(&rules, &identity, message, "messages[3]", &key),
+        Outgoing::to_everybody(&rules, &identity, message, &key),
+    ] {
+        match made {
+            Ok(made) => {
+                assert!(
+                    crate::bus::subject::check_publish(&made.subject).is_ok(),
+                    "{}",
+                    made.subject
+                );
+                assert!(!made.deduplicated_by.is_empty() && is_usable(&made.id));
+                let now = Timestamp::now();
+                let decoded = decode(&rules, &made.subject, &made.payload, now);
+                assert!(decoded.is_ok(), "{decoded:?}");
+                assert!(decoded.is_ok_and(|decoded| decoded.membership.is_none()));
+            }
+            Err(error) => {
+                assert!(error.status().is_client_error(), "{error}");
+                let field = error.field().unwrap_or_default();
+                assert!(!field.is_empty() && field.len() < 2_000, "{field}");
+            }
+        }
+    }
+}

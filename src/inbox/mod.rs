@@ -31,6 +31,9 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 use uuid::Uuid;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use record::fuzz;
 pub use task::InboxTask;
 
 use crate::bus::{Bucket, BucketError};

@@ -242,6 +242,48 @@ impl Record {
     }
 }
 
+/// Whatever stands in the bucket is read as a record that can be written, and used within its bounds.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let mut record = Record::read(Some(data));
+    assert_eq!(Record::read(Some(&record.bytes())), record);
+    let now = Timestamp::from_millis(1_753_859_400_000);
+    let claimant = |connection| Claimant {
+        connection,
+        device: "phone",
+    };
+    let until = now.after(std::time::Duration::from_secs(40));
+    let claimed = record.claim(claimant("one"), &[], now, until);
+    let others = record.claim(claimant("two"), &[], now, until);
+    let keys: Vec<String> = claimed.messages.iter().map(|m| m.key.clone()).collect();
+    for message in &claimed.messages {
+        assert!(message.expires_at > now, "nobody waits for it any more");
+        let twice = others.messages.iter().any(|other| other == message);
+        assert!(message.per_device || !twice, "two have it: {message:?}");
+    }
+    record.settle("one", &keys, now);
+    let mut message = Waiting {
+        key: "new".to_owned(),
+        id: "new".to_owned(),
+        event: String::new(),
+        subject: "a.b".to_owned(),
+        payload: String::from_utf8_lossy(data).into_owned(),
+        at: now,
+        expires_at: now.after(std::time::Duration::from_secs(60)),
+        per_device: false,
+        devices: Vec::new(),
+        claim: None,
+    };
+    for number in 0..3 {
+        message.key = format!("new-{number}");
+        record.put(message.clone(), now);
+        assert!(record.waiting.len() <= MESSAGES);
+        assert!(record.waiting.len() == 1 || record.size() <= BYTES);
+    }
+    assert_eq!(Record::read(Some(&record.bytes())), record);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

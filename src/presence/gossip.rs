@@ -286,5 +286,35 @@ impl Gossip {
     }
 }
 
+/// What other instances say, a word a line, whatever it is: this one goes on, in bounded memory.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let mut now = Instant::now();
+    let mut at = crate::event::Timestamp::from_millis(1_753_859_400_000);
+    let roster = Roster::new(Duration::from_secs(10), true);
+    let mut gossip = Gossip::new("me".into(), true, roster, now);
+    for line in data.split(|byte| *byte == b'\n') {
+        let moment = Moment { now, at };
+        match serde_json::from_slice::<Message>(line) {
+            Ok(message) => {
+                let said = serde_json::to_vec(&message);
+                let heard = said.and_then(|said| serde_json::from_slice::<Message>(&said));
+                assert!(heard.is_ok(), "what is heard can be said");
+                gossip.hear(message, moment);
+            }
+            Err(_) => gossip.tick(now),
+        }
+        let words = gossip.take_words();
+        assert!(words.iter().all(|word| *word.from == *gossip.me));
+        assert!(gossip.instances().len() <= INSTANCES + 1);
+        assert!(gossip.stopped.len() <= STOPPED);
+        now += Duration::from_millis(300);
+        at = at.after(Duration::from_millis(300));
+    }
+    now += Duration::from_secs(400);
+    gossip.tick(now);
+}
+
 #[cfg(test)]
 mod tests;

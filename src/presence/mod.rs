@@ -23,6 +23,9 @@ use tokio::time::MissedTickBehavior;
 use tracing::debug;
 
 pub use config::PresenceConfig;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use gossip::fuzz;
 pub use metrics::Metrics;
 pub use teller::Teller;
 

@@ -16,6 +16,9 @@ use std::time::Duration;
 use super::{Audience, ChannelError, Class, MembershipChange, Timestamp};
 use fields::Fields;
 
+/// The most characters of a payload's own words that a reason quotes.
+const LONGEST: usize = 300;
+
 /// What the decoder needs to know besides the payload.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -139,9 +142,8 @@ pub fn decode(
             limit: rules.max_payload,
         });
     }
-    let text =
-        std::str::from_utf8(payload).map_err(|error| Rejection::NotJson(error.to_string()))?;
-    let fields = Fields::parse(text).map_err(|error| Rejection::NotJson(error.to_string()))?;
+    let text = std::str::from_utf8(payload).map_err(not_json)?;
+    let fields = Fields::parse(text).map_err(not_json)?;
     let mut decoded = by_shape(rules, subject, text, &fields, now)?;
     if decoded.audience.is_nobody() {
         return Err(Rejection::NoAudience);
@@ -185,15 +187,49 @@ fn by_shape(
 
 fn named(format: &str, result: Result<Decoded, FieldError>) -> Result<Decoded, Rejection> {
     result.map_err(|problem| Rejection::Malformed {
-        format: format.to_owned(),
-        field: problem.field().to_owned(),
-        problem: problem.to_string(),
+        format: shortened(format),
+        field: shortened(problem.field()),
+        problem: shortened(&problem.to_string()),
     })
+}
+
+fn not_json(error: impl std::fmt::Display) -> Rejection {
+    Rejection::NotJson(shortened(&error.to_string()))
+}
+
+/// What is said of a payload quotes it, and it may be long.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_short_whatever_it_quotes() {
+        let long = "词".repeat(10_000);
+        for payload in [
+            serde_json::json!({"type": "t", "target": {&long: {}}}),
+            serde_json::json!({"type": "t", "target": {"user_id": 1}, "metadata": {"ttl": &long}}),
+            serde_json::json!({"type": "t", "channel": &long}),
+            serde_json::json!({"type": &long, "channel": 1}),
+        ] {
+            let payload = payload.to_string();
+            let rejection =
+                decode(&Rules::default(), "", payload.as_bytes(), Timestamp::now()).unwrap_err();
+            assert!(rejection.to_string().chars().count() < 700, "{rejection}");
+            assert_eq!(rejection.reason(), "malformed");
+        }
+        let text = serde_json::Value::String(long).to_string();
+        let rejection =
+            decode(&Rules::default(), "", text.as_bytes(), Timestamp::now()).unwrap_err();
+        assert!(rejection.to_string().chars().count() < 400, "{rejection}");
+        assert_eq!(rejection.reason(), "not_json");
+    }
     use crate::event::{Channel, Recipients, UserId};
     use proptest::prelude::*;
     use serde_json::{Value, json};

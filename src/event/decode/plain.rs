@@ -13,8 +13,7 @@ pub(super) fn decode(
     now: Timestamp,
 ) -> Result<Decoded, Rejection> {
     let channel = channel_of(rules, on).ok_or(Rejection::NoAudience)?;
-    let data: &RawValue =
-        serde_json::from_str(text).map_err(|error| Rejection::NotJson(error.to_string()))?;
+    let data: &RawValue = serde_json::from_str(text).map_err(super::not_json)?;
     let json = Outgoing::new("message")
         .with("channel", &channel)
         .with("data", data)

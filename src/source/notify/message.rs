@@ -160,6 +160,45 @@ fn chat_updated(data: &RawValue, now: Timestamp) -> Result<Vec<u8>, String> {
     Ok(body.to_string().into_bytes())
 }
 
+/// A notification of any name and text: what is published for it can be published, and is an event.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (name, payload) = text.split_once('\n').unwrap_or((&text, ""));
+    let names = [
+        "session_messages:*",
+        "job:*",
+        "message_created",
+        "chat_updated",
+    ];
+    let Ok(names) = Names::parse(&names.map(str::to_owned)) else {
+        unreachable!("the names are good");
+    };
+    let _ = Names::parse(&[name.to_owned()]);
+    let now = Timestamp::from_millis(1_753_859_400_000);
+    let rules = Rules::default();
+    match outgoing(&rules, &names, name, payload, now) {
+        Ok(outgoing) => {
+            assert!(
+                check_publish(&outgoing.subject).is_ok(),
+                "{}",
+                outgoing.subject
+            );
+            assert!(decode(&rules, "", &outgoing.payload, now).is_ok());
+        }
+        Err(problem) => assert!(!problem.is_empty() && problem.len() < 2_000, "{problem}"),
+    }
+    let mut numbering = Numbering::default();
+    let at = Instant::now();
+    let ids = [1, 2].map(|process| numbering.id(process, name, payload, at));
+    assert_ne!(ids[0], ids[1]);
+    assert!(
+        ids.iter()
+            .all(|id| id.bytes().all(|byte| byte.is_ascii_graphic()))
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

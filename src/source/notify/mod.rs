@@ -20,6 +20,9 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 pub use following::{Following, Notifications};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use message::fuzz;
 pub use name::{NameError, Names};
 
 use super::outbox::Wake;

@@ -38,6 +38,15 @@ impl Server {
         }
     }
 
+    /// A server that listens already, e.g. one whose log only people can read.
+    pub(crate) fn of(process: Process, port: u16, settings: Settings) -> Self {
+        Self {
+            process,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            settings,
+        }
+    }
+
     pub(crate) async fn ready(&self) {
         eventually("/ready to answer 200", || async {
             (self.get("/ready").await.status == 200).then_some(())

@@ -1,0 +1,6 @@
+//! A NOTIFY of PostgreSQL, its name on the first line. The checks are in the module, whose types nobody else knows.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| notify_server::source::notify::fuzz(data));
