@@ -67,5 +67,6 @@ pub mod secret;
 pub mod source;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 pub mod transport;
 pub mod units;

@@ -77,7 +77,17 @@ pub(super) fn listen(
         actix_web::rt::spawn(shard.run());
         let parts = parts.clone();
         let gate = gate.clone();
+        let tracer = parts.tracer.clone();
         App::new()
+            .wrap_fn(move |request, service| {
+                let span = http::begin_span(&tracer, &request);
+                let answer = service.call(request);
+                async move {
+                    let answer = answer.await;
+                    http::end_span(span, &answer);
+                    answer
+                }
+            })
             .wrap_fn(move |request, service| gate.pass(request, service))
             .wrap(http::cors(&origins))
             .wrap(CatchPanic::default())

@@ -25,7 +25,9 @@ pub use nats::jetstream::{Batch, Extent, JetStreamConfig, LogError, LogKind, Log
 pub use nats::{Card, Inquiry, NatsBus, NatsConfig, RegisterError, Registration};
 pub use receipts::Submitted;
 
-use crate::event::{EventId, Timestamp};
+use crate::event::{EventId, Timestamp, TraceContext};
+use crate::trace::{Kind, Place, Span, Tracer};
+use subject::Pattern;
 
 /// Arrivals that wait for the ingest; with the largest payloads, 256 MiB of them. When it is full the
 /// bus's own queue fills, which is bounded too and reports what it drops.
@@ -82,6 +84,8 @@ pub struct Message {
     pub at: Timestamp,
     /// By which way it came.
     pub passage: Passage,
+    /// Which trace it belongs to, where anything is traced and its publisher says so.
+    pub trace: Option<TraceContext>,
 }
 
 /// By which way a payload came, and with that, who is still to have it.
@@ -165,6 +169,42 @@ pub enum PublishError {
     Nats(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What messages that are published are traced by.
+#[derive(Debug, Clone, Default)]
+pub struct Traces {
+    /// What records them.
+    pub tracer: Tracer,
+    /// The subjects that are listened on, which is what is said of a message's own.
+    pub patterns: Arc<[Pattern]>,
+}
+
+/// The span goes on until it is known that the log has the message.
+fn traced(
+    submitted: Result<Submitted, PublishError>,
+    span: Option<Span>,
+) -> Result<Submitted, PublishError> {
+    match (submitted, span) {
+        (submitted, None) => submitted,
+        (Ok(submitted), Some(span)) => Ok(submitted.traced(span)),
+        (Err(error), Some(mut span)) => {
+            span.fail(error.kind());
+            Err(error)
+        }
+    }
+}
+
+impl PublishError {
+    /// The kind of reason, from a closed list.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Subject(_) => "subject",
+            Self::Unavailable(_) => "unavailable",
+            Self::TooLarge(_) => "too_large",
+            Self::Nats(_) => "nats",
+        }
+    }
+}
+
 /// Whether the bus carries anything, and if not, why, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -213,8 +253,9 @@ impl Bus {
         subject: &str,
         payload: Bytes,
         message_id: Option<&str>,
+        trace: Option<&TraceContext>,
     ) -> Result<EventId, PublishError> {
-        self.submit(subject, payload, message_id)
+        self.submit(subject, payload, message_id, trace)
             .await?
             .taken()
             .await
@@ -222,7 +263,7 @@ impl Bus {
 
     /// Publishes a payload behind all that were submitted before. Two payloads with the same
     /// `message_id`, which is any text of the publisher's, within two minutes are one: the second one is
-    /// given the place of the first.
+    /// given the place of the first. `trace` is what it follows from.
     ///
     /// # Errors
     /// The subject is not valid, or the bus is not available.
@@ -231,14 +272,20 @@ impl Bus {
         subject: &str,
         payload: Bytes,
         message_id: Option<&str>,
+        trace: Option<&TraceContext>,
     ) -> Result<Submitted, PublishError> {
         subject::check_publish(subject)?;
-        match self {
+        let (place, span) = self.begin(subject, &payload, trace);
+        let submitted = match self {
             Self::Embedded(bus) => bus
-                .publish(subject, payload, message_id)
+                .publish(subject, payload, message_id, place.as_ref())
                 .map(Submitted::known),
-            Self::Nats(bus) => bus.submit(subject, payload, message_id, false).await,
-        }
+            Self::Nats(bus) => {
+                bus.submit(subject, payload, message_id, false, place.as_ref())
+                    .await
+            }
+        };
+        traced(submitted, span)
     }
 
     /// As [`Bus::submit`], for a publisher that goes on until the log has the payload: nobody gets it
@@ -253,12 +300,43 @@ impl Bus {
         message_id: &str,
     ) -> Result<Submitted, PublishError> {
         subject::check_publish(subject)?;
-        match self {
+        let (place, span) = self.begin(subject, &payload, None);
+        let submitted = match self {
             Self::Embedded(bus) => bus
-                .publish(subject, payload, Some(message_id))
+                .publish(subject, payload, Some(message_id), place.as_ref())
                 .map(Submitted::known),
-            Self::Nats(bus) => bus.submit(subject, payload, Some(message_id), true).await,
+            Self::Nats(bus) => {
+                bus.submit(subject, payload, Some(message_id), true, place.as_ref())
+                    .await
+            }
+        };
+        traced(submitted, span)
+    }
+
+    /// The place of a message in its trace, and the span of sending it, where that is recorded.
+    fn begin(
+        &self,
+        subject: &str,
+        payload: &Bytes,
+        trace: Option<&TraceContext>,
+    ) -> (Option<Place>, Option<Span>) {
+        let (tracer, patterns, system) = match self {
+            Self::Embedded(bus) => (bus.tracer(), bus.patterns(), "in_process"),
+            Self::Nats(bus) => (bus.tracer(), bus.patterns(), "nats"),
+        };
+        let Some(place) = tracer.place_within(trace) else {
+            return (None, None);
+        };
+        let template = subject::template(patterns, subject);
+        let mut span = tracer.span(&place, Kind::Producer, || format!("send {template}"));
+        if let Some(span) = &mut span {
+            span.set("messaging.system", system);
+            span.set("messaging.operation.name", "publish");
+            span.set("messaging.operation.type", "send");
+            span.set("messaging.destination.template", template);
+            span.set("messaging.message.body.size", payload.len());
         }
+        (Some(place), span)
     }
 
     /// How the bus is doing.

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::PublishError;
 use super::keyed_queue::KeyedQueue;
 use crate::event::EventId;
+use crate::trace::Span;
 
 /// For how long the same message id means the same message. JetStream's own window, unless the
 /// stream was made with another one.
@@ -45,7 +46,11 @@ struct State {
 
 /// A payload that was published, and that the log may have.
 #[derive(Debug)]
-pub struct Submitted(Receipt);
+pub struct Submitted {
+    receipt: Receipt,
+    /// Of sending it, where that is recorded.
+    span: Option<Span>,
+}
 
 #[derive(Debug)]
 enum Receipt {
@@ -56,19 +61,34 @@ enum Receipt {
 impl Submitted {
     /// One whose place is known already.
     pub(super) fn known(id: EventId) -> Self {
-        Self(Receipt::Known(id))
+        Self::of(Receipt::Known(id))
     }
 
     /// One whose place will be told.
     pub(super) fn expected(receipt: oneshot::Receiver<EventId>) -> Self {
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        Self(Receipt::Expected(receipt, deadline))
+        Self::of(Receipt::Expected(receipt, deadline))
+    }
+
+    fn of(receipt: Receipt) -> Self {
+        Self {
+            receipt,
+            span: None,
+        }
+    }
+
+    /// The same, with the span that is over when it is known what became of it.
+    pub(super) fn traced(self, span: Span) -> Self {
+        Self {
+            span: Some(span),
+            ..self
+        }
     }
 
     /// Whether the log had the payload before, so that it is not delivered again.
     #[must_use]
     pub fn is_repeated(&self) -> bool {
-        matches!(self.0, Receipt::Known(_))
+        matches!(self.receipt, Receipt::Known(_))
     }
 
     /// Waits until the log has the payload; gives its place there.
@@ -77,7 +97,18 @@ impl Submitted {
     /// The log does not say so in time. It may have the payload all the same: with the same
     /// `message_id` it can be published again without harm.
     pub async fn taken(self) -> Result<EventId, PublishError> {
-        let (receipt, deadline) = match self.0 {
+        let taken = Self::wait(self.receipt).await;
+        if let Some(mut span) = self.span {
+            match &taken {
+                Ok(id) => span.set("notify.event.id", id.to_string()),
+                Err(error) => span.fail(error.kind()),
+            }
+        }
+        taken
+    }
+
+    async fn wait(receipt: Receipt) -> Result<EventId, PublishError> {
+        let (receipt, deadline) = match receipt {
             Receipt::Known(id) => return Ok(id),
             Receipt::Expected(receipt, deadline) => (receipt, deadline),
         };

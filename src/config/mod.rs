@@ -24,6 +24,7 @@ use crate::presence::PresenceConfig;
 use crate::source::SourceConfig;
 use crate::telemetry::LoggingConfig;
 use crate::tls::TlsConfig;
+use crate::trace::TracingConfig;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,6 +62,8 @@ pub struct Config {
     pub presence: PresenceConfig,
     /// Who may read the metrics, and where.
     pub metrics: MetricsConfig,
+    /// Where traces are sent.
+    pub tracing: TracingConfig,
     /// What is logged.
     pub logging: LoggingConfig,
 }
@@ -97,6 +100,7 @@ impl Default for Config {
             events: EventsConfig::default(),
             presence: PresenceConfig::default(),
             metrics: MetricsConfig::default(),
+            tracing: TracingConfig::default(),
             logging: LoggingConfig::default(),
         }
     }

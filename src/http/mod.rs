@@ -31,6 +31,7 @@ mod rejections;
 mod routes;
 mod stats;
 mod stream;
+mod trace;
 
 use actix_web::web::{self, Data, ServiceConfig};
 
@@ -44,6 +45,7 @@ pub use health::Health;
 pub use metrics::{Exporter, Metrics, MetricsConfig, configure_metrics};
 pub use pages::Pages;
 pub use rate::PublishRate;
+pub use trace::{begin_span, end_span};
 
 use crate::acknowledgements::Acknowledgements;
 use crate::address::Proxies;
@@ -63,6 +65,7 @@ use crate::presence::Presence;
 use crate::rejections::Rejections;
 use crate::source::notify::Notifications;
 use crate::source::outbox::Wake;
+use crate::trace::Tracer;
 
 /// The largest request body, in bytes: a payload of the default limit in its longest escaping.
 const MAX_BODY: usize = 1024 * 1024;
@@ -95,6 +98,8 @@ pub struct Parts {
     pub rules: Rules,
     /// The subjects that can be published on.
     pub patterns: Vec<Pattern>,
+    /// Traces requests.
+    pub tracer: Tracer,
     /// Admits connections.
     pub hub: Hub,
     /// Knows who has acknowledged what.

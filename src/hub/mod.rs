@@ -210,6 +210,9 @@ impl Hub {
         if let Some(tracked) = event.frame.tracked() {
             tracked.goes_to(self.shard_count());
         }
+        if let Some(journey) = event.frame.journey() {
+            journey.goes_to(self.shard_count());
+        }
         self.send(&Command::Deliver(event, delivery, tally), head)
             .await;
     }

@@ -232,8 +232,8 @@ impl Outbox {
             if frame.expires() && frame.is_expired(now()) {
                 continue;
             }
-            if let (true, Some(published)) = (is_live, frame.published()) {
-                stopwatch.written(published);
+            if is_live {
+                stopwatch.written(&frame);
             }
             return Some(frame);
         }
@@ -271,6 +271,7 @@ mod tests {
     use crate::hub::meter::Meter;
     use crate::hub::metrics::Metrics;
     use proptest::prelude::*;
+    use uuid::Uuid;
 
     const LIMITS: Limits = Limits {
         events: 4,
@@ -288,7 +289,7 @@ mod tests {
     fn drain(outbox: &mut Outbox) -> String {
         let mut text = Vec::new();
         let mut meter = Meter::new(Metrics::default());
-        while let Some(batch) = outbox.take(false, 64, now, meter.stopwatch()) {
+        while let Some(batch) = outbox.take(false, 64, now, meter.stopwatch(Uuid::nil())) {
             text.extend_from_slice(&batch.bytes);
         }
         String::from_utf8(text).unwrap()
@@ -359,7 +360,7 @@ mod tests {
                         prop_assert_eq!(outbox.len(), LIMITS.events);
                     }
                 }
-                if take && let Some(batch) = outbox.take(false, 64, now, meter.stopwatch()) {
+                if take && let Some(batch) = outbox.take(false, 64, now, meter.stopwatch(Uuid::nil())) {
                     written.push_str(std::str::from_utf8(&batch.bytes).unwrap());
                 }
             }

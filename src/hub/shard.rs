@@ -170,6 +170,9 @@ impl Shard {
         if let Some(tracked) = event.frame.tracked() {
             tracked.queued(recipients);
         }
+        if let Some(journey) = event.frame.journey() {
+            journey.routed(recipients, shed, self.overflowed.len() as u64);
+        }
         while let Some(key) = self.overflowed.pop() {
             self.end(key, End::SlowConsumer, now);
         }
@@ -365,7 +368,7 @@ impl Shard {
         let Some(session) = self.registry.get_mut(key) else {
             return Poll::Ready(None);
         };
-        let stopwatch = self.meter.stopwatch();
+        let stopwatch = self.meter.stopwatch(session.connection_id);
         let (named, outbox) = (session.named, &mut session.outbox);
         if let Some(batch) = outbox.take(named, WRITE_BYTES, Timestamp::now, stopwatch) {
             session.events_sent += batch.events;
@@ -402,9 +405,8 @@ impl Shard {
             return Poll::Ready(None);
         };
         session.waiting_since = None;
-        let frames = session
-            .outbox
-            .take_frames(most, Timestamp::now, self.meter.stopwatch());
+        let stopwatch = self.meter.stopwatch(session.connection_id);
+        let frames = session.outbox.take_frames(most, Timestamp::now, stopwatch);
         if !frames.is_empty() {
             let events = frames.iter().filter(|frame| frame.is_event()).count() as u64;
             session.events_sent += events;

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::handout::Handout;
 use super::inspect::{Finding, Question};
 use super::{Delivery, Gap, LocalHub, StreamConfig};
-use crate::event::{Channel, ChatId, Event, UserId};
+use crate::event::{Channel, ChatId, Event, TraceId, UserId};
 
 /// The most commands that a shard handles before it lets its connections write. Half an outbox, in
 /// events or bytes, is a bound, too: a burst must not end sessions that read as fast as they are
@@ -46,6 +46,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Tally {
     event: Arc<Event>,
+    trace: Option<TraceId>,
     recipients: AtomicU64,
 }
 
@@ -70,6 +71,7 @@ impl Tally {
     pub(super) fn of(event: &Arc<Event>) -> Arc<Self> {
         Arc::new(Self {
             event: Arc::clone(event),
+            trace: event.frame.journey().map(|journey| journey.context.trace()),
             recipients: AtomicU64::new(0),
         })
     }
@@ -177,6 +179,7 @@ impl Drop for Tally {
             kind = self.event.kind,
             id,
             recipients = self.recipients.load(Ordering::Relaxed),
+            trace_id = self.trace.map(|trace| trace.to_string()),
             "event routed"
         );
     }

@@ -59,3 +59,4 @@ mod slow_requests;
 mod stream;
 mod support;
 mod tls;
+mod traces;

@@ -122,6 +122,7 @@ impl Follower {
             id: Some(logged.id),
             at: logged.at,
             passage,
+            trace: logged.trace,
         }));
     }
 
@@ -153,6 +154,7 @@ impl Follower {
                 id: None,
                 at: Timestamp::now(),
                 passage: Passage::Unlogged(tag),
+                trace: message.trace,
             }));
         }
     }
