@@ -295,6 +295,7 @@ fn parts(
         patterns: config.nats.patterns().map_err(ConnectError::from)?,
         tracer: engine.tracer.clone(),
         hub: engine.hub.clone(),
+        explainer: engine.explainer(),
         rejections: engine.rejections.clone(),
         proxies: bounds.proxies.clone(),
         rate: bounds.rate.clone(),

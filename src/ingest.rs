@@ -200,7 +200,7 @@ impl Ingest {
         parent: Parent,
         decoded: &Result<Decoded, Rejection>,
     ) {
-        journey.decoded();
+        journey.decoded(std::time::Instant::now());
         let destination = template(&self.traces.patterns, &message.subject);
         self.traces.tracer.follow(Arrived {
             journey: Arc::clone(journey),
@@ -275,6 +275,7 @@ impl Ingest {
         self.metrics.rejected(reason);
         self.rejections.note(Rejected {
             at: Timestamp::now(),
+            event_id: message.id.map(|id| id.to_string()),
             reason,
             problem: rejection.to_string(),
             subject: message.subject.to_string(),

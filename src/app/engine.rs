@@ -14,6 +14,7 @@ use crate::bus::{Bucket, Bus, EmbeddedBus, Feed, LogKind, Traces, nats};
 use crate::config::Config;
 use crate::database::{self, Database, Part};
 use crate::event::decode::Rules;
+use crate::explain::{self, Explainer};
 use crate::hub::Hub;
 use crate::hub::admission::Admission;
 use crate::inbox::{self, Inbox};
@@ -134,6 +135,22 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// What explains who got what.
+    pub(super) fn explainer(&self) -> Explainer {
+        Explainer::new(explain::Parts {
+            peers: self.peers.clone(),
+            hub: self.hub.clone(),
+            bus: self.bus.clone(),
+            archive: self.archive.clone(),
+            inbox: self.inbox.clone(),
+            membership: self.membership.clone(),
+            rejections: self.rejections.clone(),
+            rules: self.rules.clone(),
+        })
+    }
+}
+
 fn tell_presence(
     config: &Config,
     metrics: &Metrics,
@@ -157,7 +174,7 @@ fn new_hub(config: &Config, metrics: &Metrics, bus: &Bus) -> Hub {
     let admission = Admission::new(config.server.quota(), metrics.memory.clone());
     Hub::new(
         config.stream.clone(),
-        config.history.clone(),
+        (config.history.clone(), config.explain.clone()),
         admission,
         metrics.hub.clone(),
         bus.origin(),

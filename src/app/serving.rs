@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use actix_web::App;
+use actix_web::dev::Service as _;
 use actix_web_lab::middleware::CatchPanic;
 use tracing::{info, warn};
 

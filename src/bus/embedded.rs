@@ -62,7 +62,7 @@ impl EmbeddedBus {
             feed,
             receipts,
         } = &mut *end;
-        if let Some(before) = message_id.and_then(|message_id| receipts.find(message_id)) {
+        if let Some(before) = message_id.and_then(|id| receipts.find_again(id, Instant::now())) {
             return Ok(before);
         }
         // Reserving before numbering leaves no hole when there is no place.
@@ -85,6 +85,10 @@ impl EmbeddedBus {
             trace: traced.map(|traced| traced.context.clone()),
         }));
         Ok(id)
+    }
+
+    pub(super) fn about(&self, message_id: &str) -> Option<(EventId, u32)> {
+        self.end.lock().receipts.about(message_id)
     }
 
     pub(super) fn tracer(&self) -> &Tracer {

@@ -11,6 +11,7 @@ mod log;
 pub mod nats;
 mod receipts;
 pub mod subject;
+mod traces;
 
 use std::sync::Arc;
 
@@ -24,10 +25,10 @@ pub use embedded::EmbeddedBus;
 pub use nats::jetstream::{Batch, Extent, JetStreamConfig, LogError, LogKind, LogReader, Logged};
 pub use nats::{Card, Inquiry, NatsBus, NatsConfig, RegisterError, Registration};
 pub use receipts::Submitted;
+pub use traces::Traces;
 
 use crate::event::{EventId, Timestamp, TraceContext};
-use crate::trace::{Kind, Place, Span, Tracer};
-use subject::Pattern;
+use traces::traced;
 
 /// Arrivals that wait for the ingest; with the largest payloads, 256 MiB of them. When it is full the
 /// bus's own queue fills, which is bounded too and reports what it drops.
@@ -169,30 +170,6 @@ pub enum PublishError {
     Nats(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What messages that are published are traced by.
-#[derive(Debug, Clone, Default)]
-pub struct Traces {
-    /// What records them.
-    pub tracer: Tracer,
-    /// The subjects that are listened on, which is what is said of a message's own.
-    pub patterns: Arc<[Pattern]>,
-}
-
-/// The span goes on until it is known that the log has the message.
-fn traced(
-    submitted: Result<Submitted, PublishError>,
-    span: Option<Span>,
-) -> Result<Submitted, PublishError> {
-    match (submitted, span) {
-        (submitted, None) => submitted,
-        (Ok(submitted), Some(span)) => Ok(submitted.traced(span)),
-        (Err(error), Some(mut span)) => {
-            span.fail(error.kind());
-            Err(error)
-        }
-    }
-}
-
 impl PublishError {
     /// The kind of reason, from a closed list.
     fn kind(&self) -> &'static str {
@@ -313,30 +290,14 @@ impl Bus {
         traced(submitted, span)
     }
 
-    /// The place of a message in its trace, and the span of sending it, where that is recorded.
-    fn begin(
-        &self,
-        subject: &str,
-        payload: &Bytes,
-        trace: Option<&TraceContext>,
-    ) -> (Option<Place>, Option<Span>) {
-        let (tracer, patterns, system) = match self {
-            Self::Embedded(bus) => (bus.tracer(), bus.patterns(), "in_process"),
-            Self::Nats(bus) => (bus.tracer(), bus.patterns(), "nats"),
-        };
-        let Some(place) = tracer.place_within(trace) else {
-            return (None, None);
-        };
-        let template = subject::template(patterns, subject);
-        let mut span = tracer.span(&place, Kind::Producer, || format!("send {template}"));
-        if let Some(span) = &mut span {
-            span.set("messaging.system", system);
-            span.set("messaging.operation.name", "publish");
-            span.set("messaging.operation.type", "send");
-            span.set("messaging.destination.template", template);
-            span.set("messaging.message.body.size", payload.len());
+    /// Where the log has put a message that was published lately with this `message_id`, and how often it came
+    /// again, which counts for nothing.
+    #[must_use]
+    pub fn about(&self, message_id: &str) -> Option<(EventId, u32)> {
+        match self {
+            Self::Embedded(bus) => bus.about(message_id),
+            Self::Nats(bus) => bus.about(message_id),
         }
-        (Some(place), span)
     }
 
     /// How the bus is doing.

@@ -18,7 +18,7 @@ use crate::authorize::AuthorizeConfig;
 use crate::bus::{JetStreamConfig, LogKind, NatsConfig};
 use crate::database::DatabaseConfig;
 use crate::http::{MetricsConfig, ServerConfig};
-use crate::hub::{HistoryConfig, StreamConfig};
+use crate::hub::{ExplainConfig, HistoryConfig, StreamConfig};
 use crate::ingest::EventsConfig;
 use crate::presence::PresenceConfig;
 use crate::source::SourceConfig;
@@ -62,6 +62,8 @@ pub struct Config {
     pub presence: PresenceConfig,
     /// Who may read the metrics, and where.
     pub metrics: MetricsConfig,
+    /// What is remembered for `explain`.
+    pub explain: ExplainConfig,
     /// Where traces are sent.
     pub tracing: TracingConfig,
     /// What is logged.
@@ -100,6 +102,7 @@ impl Default for Config {
             events: EventsConfig::default(),
             presence: PresenceConfig::default(),
             metrics: MetricsConfig::default(),
+            explain: ExplainConfig::default(),
             tracing: TracingConfig::default(),
             logging: LoggingConfig::default(),
         }

@@ -64,6 +64,9 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
         ("events.max_payload", config.events.max_payload.bytes()),
         ("auth.max_token_bytes", config.auth.max_token_bytes),
         ("presence.max_listeners", config.presence.max_listeners),
+        ("explain.max_events", config.explain.max_events),
+        ("explain.max_bytes", config.explain.max_bytes.bytes()),
+        ("explain.max_sessions", config.explain.max_sessions),
         ("tracing.queue", config.tracing.queue),
         ("tracing.max_recipients", config.tracing.max_recipients),
     ];

@@ -317,6 +317,18 @@ impl Frame {
         self.0.counted
     }
 
+    /// When the event's time to live ends, if it has one.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.0.expires_at
+    }
+
+    /// What tells it from all other frames that exist at the same time.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     /// Whether the event's time to live has passed at `now`.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {

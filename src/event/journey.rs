@@ -70,14 +70,14 @@ pub struct Progress {
 }
 
 impl Journey {
-    /// One that begins now; notes up to so many recipients.
+    /// One that begins now, by both clocks; notes up to so many recipients.
     #[must_use]
-    pub fn begin(context: TraceContext, recipients: usize) -> Self {
+    pub fn begin(context: TraceContext, recipients: usize, now: (SystemTime, Instant)) -> Self {
         let number = |value| AtomicU64::new(value);
         Self {
             context,
-            began: Instant::now(),
-            began_at: SystemTime::now(),
+            began: now.1,
+            began_at: now.0,
             decoded: number(NEVER),
             threads: number(0),
             threads_done: number(0),
@@ -102,8 +102,8 @@ impl Journey {
     }
 
     /// The payload is understood, or is not.
-    pub fn decoded(&self) {
-        self.decoded.store(self.now(), Relaxed);
+    pub fn decoded(&self, now: Instant) {
+        self.decoded.store(self.after(now), Relaxed);
     }
 
     /// It goes to so many threads.
@@ -112,17 +112,17 @@ impl Journey {
     }
 
     /// One thread has routed it.
-    pub fn routed(&self, queued: u64, shed: u64, overflowed: u64) {
+    pub fn routed(&self, queued: u64, shed: u64, overflowed: u64, now: Instant) {
         self.queued.fetch_add(queued, Relaxed);
         self.shed.fetch_add(shed, Relaxed);
         self.overflowed.fetch_add(overflowed, Relaxed);
-        self.routed.store(self.now(), Relaxed);
+        self.routed.store(self.after(now), Relaxed);
         self.threads_done.fetch_add(1, Relaxed);
     }
 
     /// It was handed to a session's connection.
-    pub fn written(&self, connection: Uuid) {
-        let after = self.now();
+    pub fn written(&self, connection: Uuid, now: Instant) {
+        let after = self.after(now);
         self.first_written.fetch_min(after, Relaxed);
         self.last_written.fetch_max(after, Relaxed);
         if let Some(recipients) = &self.recipients {
@@ -172,8 +172,9 @@ impl Journey {
         noted.map_or_else(Vec::new, |recipients| recipients.list.lock().clone())
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(NEVER - 1)
+    fn after(&self, now: Instant) -> u64 {
+        let after = now.saturating_duration_since(self.began);
+        u64::try_from(after.as_nanos()).unwrap_or(NEVER - 1)
     }
 }
 
@@ -184,7 +185,7 @@ mod tests {
 
     fn journey(recipients: usize) -> Journey {
         let context = TraceContext::root(TraceId([1; 16]), SpanId([2; 8]), true);
-        Journey::begin(context, recipients)
+        Journey::begin(context, recipients, (SystemTime::now(), Instant::now()))
     }
 
     #[test]
@@ -192,12 +193,12 @@ mod tests {
         let journey = journey(0);
         assert!(!journey.is_over());
         journey.goes_to(2);
-        journey.routed(1, 0, 0);
-        journey.written(Uuid::nil());
+        journey.routed(1, 0, 0, Instant::now());
+        journey.written(Uuid::nil(), Instant::now());
         assert!(!journey.is_over(), "another thread may queue it");
-        journey.routed(1, 2, 3);
+        journey.routed(1, 2, 3, Instant::now());
         assert!(!journey.is_over());
-        journey.written(Uuid::nil());
+        journey.written(Uuid::nil(), Instant::now());
         assert!(journey.is_over());
         let progress = journey.progress();
         assert_eq!((progress.queued, progress.sessions), (2, 2));
@@ -210,7 +211,7 @@ mod tests {
     fn recipients_are_noted_up_to_a_bound() {
         let journey = journey(2);
         for _ in 0..5 {
-            journey.written(Uuid::nil());
+            journey.written(Uuid::nil(), Instant::now());
         }
         assert_eq!(journey.recipients().len(), 2);
         assert_eq!(journey.progress().sessions, 5);

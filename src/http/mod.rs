@@ -13,6 +13,7 @@ mod desk;
 mod development;
 mod error;
 mod events;
+mod explain;
 mod exposition;
 mod gate;
 mod health;
@@ -55,6 +56,7 @@ use crate::authorize::Authorizer;
 use crate::bus::Bus;
 use crate::bus::subject::Pattern;
 use crate::event::decode::Rules;
+use crate::explain::Explainer;
 use crate::hub::{Hub, LocalHub};
 use crate::inbox::Inbox;
 use crate::members::Members;
@@ -112,6 +114,8 @@ pub struct Parts {
     pub peers: Peers,
     /// Knows who is online.
     pub presence: Presence,
+    /// Says why somebody did or did not get an event.
+    pub explainer: Explainer,
     /// Knows what was no event.
     pub rejections: Rejections,
     /// Knows from where requests come.
@@ -152,6 +156,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.authorizer))
         .app_data(Data::new(parts.peers))
         .app_data(Data::new(parts.presence))
+        .app_data(Data::new(parts.explainer))
         .app_data(Data::new(parts.rejections))
         .app_data(Data::new(parts.proxies))
         .app_data(Data::new(parts.rate))

@@ -118,6 +118,11 @@ impl Drop for Meter {
 }
 
 impl Stopwatch<'_> {
+    /// What the clock said, if it was looked at.
+    pub(super) fn now(&self) -> Option<Instant> {
+        self.now
+    }
+
     /// A frame is written; what was not published just now is not measured.
     pub(super) fn written(&mut self, frame: &Frame) {
         let Some(published) = frame.published() else {
@@ -127,7 +132,7 @@ impl Stopwatch<'_> {
         let latency: Duration = now.saturating_duration_since(published);
         self.latencies.observe(latency);
         if let Some(journey) = frame.journey() {
-            journey.written(self.connection);
+            journey.written(self.connection, now);
         }
     }
 }

@@ -10,8 +10,11 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::DropGuard;
 use tracing::debug;
 
+use super::account::Matter;
 use super::handout::Handout;
 use super::inspect::{Finding, Question};
+use super::recent::Trail;
+use super::shard::ShardAccount;
 use super::{Delivery, Gap, LocalHub, StreamConfig};
 use crate::event::{Channel, ChatId, Event, TraceId, UserId};
 
@@ -26,7 +29,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// What a shard is told.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
-    Deliver(Arc<Event>, Delivery, Option<Arc<Tally>>),
+    Deliver(Arc<Event>, Delivery, Notes),
     Gap(Gap),
     /// A gap for those who listen on channels of these resources.
     GapOn(Gap, Arc<Vec<String>>),
@@ -35,11 +38,22 @@ pub(super) enum Command {
     BeginRefresh(mpsc::Sender<Vec<UserId>>),
     FinishRefresh(Arc<(UserId, Vec<ChatId>)>),
     Find(Arc<Question>, mpsc::Sender<Finding>),
+    /// Asks what is known of an event and a user.
+    Account(Arc<Matter>, mpsc::Sender<ShardAccount>),
     Hand(Arc<Handout>),
     /// Asks on which chats a user's own stream listens; answered only where there is one.
     ChatsHere(UserId, mpsc::Sender<Vec<ChatId>>),
     /// Asks how many sessions listen on each of some channels.
     Listeners(Arc<[Channel]>, mpsc::Sender<Vec<usize>>),
+}
+
+/// Where it is noted what becomes of an event.
+#[derive(Debug, Clone)]
+pub(super) struct Notes {
+    /// For whoever asks later.
+    pub(super) trail: Option<Arc<Trail>>,
+    /// For the log.
+    pub(super) tally: Option<Arc<Tally>>,
 }
 
 /// Counts an event's recipients over all shards, and logs the sum when the last one is done.
@@ -127,11 +141,14 @@ impl ShardTask {
             && let Some(command) = commands.pop_front()
         {
             match command {
-                Command::Deliver(event, delivery, tally) => {
+                Command::Deliver(event, delivery, notes) => {
                     bytes += event.frame.len();
-                    let recipients = self.hub.0.borrow_mut().deliver(&event, delivery, now);
-                    if let Some(tally) = tally {
-                        tally.recipients.fetch_add(recipients, Ordering::Relaxed);
+                    let routed = self.hub.0.borrow_mut().deliver(&event, delivery, now);
+                    if let Some(trail) = notes.trail {
+                        trail.routed(routed);
+                    }
+                    if let Some(tally) = notes.tally {
+                        tally.recipients.fetch_add(routed.queued, Ordering::Relaxed);
                     }
                 }
                 Command::Gap(gap) => self.hub.0.borrow_mut().gap(&gap, now),
@@ -148,6 +165,10 @@ impl ShardTask {
                     let found = self.hub.0.borrow_mut().find(&question, now);
                     // Whoever asked may have gone.
                     let _ = answers.try_send(found);
+                }
+                Command::Account(matter, answers) => {
+                    let account = self.hub.0.borrow_mut().account(&matter, now);
+                    let _ = answers.try_send(account);
                 }
                 Command::Hand(handout) => self.hub.0.borrow_mut().hand(&handout, now),
                 Command::ChatsHere(user, answers) => {

@@ -170,12 +170,17 @@ impl Arrived {
 mod tests {
     use super::*;
     use crate::event::{TraceContext, TraceId};
+    use std::time::SystemTime;
     use uuid::Uuid;
 
     fn arrived(recipients: usize) -> Arrived {
         let context = TraceContext::root(TraceId([1; 16]), SpanId([2; 8]), true);
         Arrived {
-            journey: Arc::new(Journey::begin(context, recipients)),
+            journey: Arc::new(Journey::begin(
+                context,
+                recipients,
+                (SystemTime::now(), Instant::now()),
+            )),
             parent: Parent::Remote(SpanId([3; 8])),
             destination: "fechatter.realtime.>".to_owned(),
             system: "nats",
@@ -193,11 +198,11 @@ mod tests {
         journeys.add(one).unwrap();
         let now = journey.began().1;
         assert!(journeys.take(now, false).is_empty());
-        journey.decoded();
+        journey.decoded(now);
         journey.goes_to(1);
-        journey.routed(2, 0, 0);
-        journey.written(Uuid::nil());
-        journey.written(Uuid::nil());
+        journey.routed(2, 0, 0, now);
+        journey.written(Uuid::nil(), now);
+        journey.written(Uuid::nil(), now);
         let spans = journeys.take(now, false).pop().unwrap().spans();
         let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
         let whole = "process fechatter.realtime.>";

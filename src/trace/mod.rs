@@ -15,7 +15,7 @@ mod metrics;
 mod span;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use rand::Rng as _;
@@ -156,7 +156,8 @@ impl Tracer {
         let place = self.place(parent)?;
         let recorded = place.context.is_sampled();
         recorded.then(|| {
-            let journey = Journey::begin(place.context, inner.recipients);
+            let now = (SystemTime::now(), Instant::now());
+            let journey = Journey::begin(place.context, inner.recipients, now);
             (Arc::new(journey), place.parent)
         })
     }

@@ -20,6 +20,7 @@ mod development;
 mod discovery;
 mod doctor;
 mod event_stream;
+mod explain;
 mod failover;
 mod forwarded;
 mod health;

@@ -61,7 +61,9 @@ impl CoreTask {
             self.subject = Arc::from(message.subject.as_str());
         }
         let message_id = message_id(&message);
-        let known = message_id.as_deref().and_then(|id| self.receipts.find(id));
+        let known = message_id
+            .as_deref()
+            .and_then(|id| self.receipts.find_again(id, Instant::now()));
         if known.is_some() {
             // A shared log would not have taken it either.
             return true;

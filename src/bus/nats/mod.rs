@@ -13,7 +13,7 @@ pub mod jetstream;
 mod service;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::client::PublishErrorKind;
 use async_nats::header::NATS_MESSAGE_ID;
@@ -224,7 +224,7 @@ impl NatsBus {
             return Err(PublishError::Unavailable(status.detail));
         }
         let message_id = message_id.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
-        if let Some(before) = self.receipts.find(&message_id) {
+        if let Some(before) = self.receipts.find_again(&message_id, Instant::now()) {
             return Ok(Submitted::known(before));
         }
         let receipt = self.receipts.wait(&message_id);
@@ -251,6 +251,10 @@ impl NatsBus {
             Ok(Err(error)) => Err(PublishError::Nats(error.into())),
             Err(_) => Err(PublishError::Unavailable("NATS takes nothing".to_owned())),
         }
+    }
+
+    pub(super) fn about(&self, message_id: &str) -> Option<(EventId, u32)> {
+        self.receipts.about(message_id)
     }
 
     pub(super) fn tracer(&self) -> &Tracer {

@@ -141,7 +141,7 @@ impl Follower {
         }
         while let Some((key, message)) = self.pairing.overdue(now) {
             self.say_doubt();
-            if self.is_duplicate(&message) {
+            if self.is_duplicate(&message, now) {
                 self.metrics.duplicates.inc();
                 continue;
             }
@@ -159,8 +159,8 @@ impl Follower {
         }
     }
 
-    pub(super) fn is_duplicate(&self, message: &Published) -> bool {
+    pub(super) fn is_duplicate(&self, message: &Published, now: Instant) -> bool {
         let id = message.message_id.as_deref();
-        id.is_some_and(|id| self.receipts.find(id).is_some())
+        id.is_some_and(|id| self.receipts.find_again(id, now).is_some())
     }
 }
