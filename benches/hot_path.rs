@@ -134,7 +134,7 @@ async fn open_streams(members: usize, explain: bool) -> (Hub, Vec<SessionStream>
     let quota = Quota {
         total: members,
         per_user: 1,
-        per_address: usize::MAX,
+        per_address: 0,
         rate: 0,
         rate_per_address: 0,
     };
