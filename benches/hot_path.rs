@@ -3,6 +3,8 @@
 //! The figure to reach: a message with 50 recipients decoded and routed in under 5 µs.
 
 use std::hint::black_box;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use divan::{Bencher, counter::ItemsCount};
 use notify_server::{
@@ -10,7 +12,13 @@ use notify_server::{
         Audience, Channel, ChatId, Class, Epoch, Event, EventId, Frame, Timestamp, UserId,
         decode::{Decoded, Rules, decode},
     },
-    hub::registry::Registry,
+    hub::{
+        Client, Delivery, ExplainConfig, HistoryConfig, Hub, Metrics, Opening, Resume, Scope,
+        SessionStream, StreamConfig, Transport,
+        admission::{Admission, Quota},
+        registry::Registry,
+    },
+    memory::Memory,
 };
 
 /// Connected sessions: what a default server allows. One for each user.
@@ -87,6 +95,102 @@ fn decode_encode_and_route_to_50(bencher: Bencher<'_, '_>) {
         let id = EventId::new(Epoch(1_753_859_400), 4182, &decoded.json);
         sessions.route(&Event::new(Some(id), decoded))
     });
+}
+
+/// From the hub to the bytes of every connection; with and without what is remembered for `explain`.
+#[divan::bench(args = [(1, false), (1, true), (50, false), (50, true), (1000, false), (1000, true)])]
+fn deliver_to_members(bencher: Bencher<'_, '_>, (members, explain): (usize, bool)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let Ok(runtime) = runtime else {
+        unreachable!("a runtime without I/O can be made");
+    };
+    let local = tokio::task::LocalSet::new();
+    let (hub, mut streams) = local.block_on(&runtime, open_streams(members, explain));
+    let payload = message(0);
+    let mut position = 0;
+    bencher.counter(ItemsCount::new(members)).bench_local(|| {
+        position += 1;
+        let decoded = decoded(black_box(&payload));
+        let id = EventId::new(Epoch(1), position, payload.as_bytes());
+        let event = Event::new(Some(id), decoded).published_at(Instant::now());
+        local.block_on(&runtime, async {
+            hub.deliver(event, Delivery::Live).await;
+            tokio::task::yield_now().await;
+            written(&mut streams)
+        })
+    });
+    let routed = hub.routed();
+    assert_eq!(
+        routed,
+        position * members as u64,
+        "a bench that measures what it says"
+    );
+}
+
+/// Streams of so many members of chat 5, of which the confirmation is read.
+async fn open_streams(members: usize, explain: bool) -> (Hub, Vec<SessionStream>) {
+    let quota = Quota {
+        total: members,
+        per_user: 1,
+        per_address: 0,
+        rate: 0,
+        rate_per_address: 0,
+    };
+    let explain = ExplainConfig {
+        enabled: explain,
+        ..ExplainConfig::default()
+    };
+    let hub = Hub::new(
+        StreamConfig::default(),
+        (HistoryConfig::default(), explain),
+        Admission::new(quota, Memory::default()),
+        Metrics::default(),
+        EventId::origin(Epoch(1)),
+        true,
+    );
+    let (shard, task) = hub.open_shard();
+    tokio::task::spawn_local(task.run());
+    let mut streams = Vec::with_capacity(members);
+    for number in 0..members {
+        let user = UserId::from(number as i64);
+        let Ok(permit) = hub.admit(&user, None) else {
+            unreachable!("there are as many places as members");
+        };
+        let opening = Opening {
+            named: false,
+            scope: Scope::Own,
+            client: Client {
+                transport: Transport::Sse,
+                remote: None,
+                user_agent: "".into(),
+                shared: None,
+                device: None,
+            },
+            expires_at: None,
+            connection_id: uuid::Uuid::from_u128(number as u128),
+            permit,
+        };
+        let pending = shard.register(&user, opening);
+        let chats = vec![ChatId::from(5)];
+        let (stream, _) = pending.activate(chats, Resume::Fresh.into()).await;
+        streams.push(stream);
+    }
+    written(&mut streams);
+    (hub, streams)
+}
+
+/// Takes what waits for each stream, as connections do; how many bytes that are.
+fn written(streams: &mut [SessionStream]) -> usize {
+    let mut context = Context::from_waker(Waker::noop());
+    let mut bytes = 0;
+    for stream in streams {
+        while let Poll::Ready(Some(piece)) = stream.poll_next(&mut context) {
+            bytes += piece.len();
+        }
+    }
+    bytes
 }
 
 fn route(bencher: Bencher<'_, '_>, event: &Event, recipients: usize) {

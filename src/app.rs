@@ -33,6 +33,7 @@ use crate::peers::{Peers, instance_name};
 use crate::presence::Presence;
 use crate::source::notify::NameError;
 use crate::tls::{Tls, TlsError};
+use crate::trace::{Tracer, TracingError};
 use engine::Engine;
 
 /// How long the rest of the stop may take after the connections are gone.
@@ -52,6 +53,7 @@ pub struct Application {
     discovery: Discovery,
     health: Health,
     database: Database,
+    tracer: Tracer,
     tasks: Tasks,
     listener: Listener,
     /// Where the metrics have a port of their own.
@@ -82,6 +84,9 @@ pub enum BuildError {
     /// NATS can't be used.
     #[error(transparent)]
     Nats(#[from] ConnectError),
+    /// Traces can't be sent.
+    #[error(transparent)]
+    Tracing(#[from] TracingError),
     /// Something that must run has ended before it began.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -167,6 +172,7 @@ impl Application {
             peers: engine.peers,
             inbox: engine.inbox,
             presence: engine.presence,
+            tracer: engine.tracer,
             discovery,
             health,
             database: engine.database,
@@ -245,6 +251,7 @@ impl Application {
         self.peers.leave().await;
         // What comes from now on is for the others.
         self.inbox.close().await;
+        self.tracer.close(LAST_WORDS).await;
         self.tasks.0.shutdown().await;
         if tokio::time::timeout(LAST_WORDS, self.database.close())
             .await
@@ -286,7 +293,9 @@ fn parts(
         bus: engine.bus.clone(),
         rules: engine.rules.clone(),
         patterns: config.nats.patterns().map_err(ConnectError::from)?,
+        tracer: engine.tracer.clone(),
         hub: engine.hub.clone(),
+        explainer: engine.explainer(),
         rejections: engine.rejections.clone(),
         proxies: bounds.proxies.clone(),
         rate: bounds.rate.clone(),

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use crate::event::{Epoch, EventId, UserId};
     use crate::hub::admission::Admission;
-    use crate::hub::{HistoryConfig, StreamConfig};
+    use crate::hub::{ExplainConfig, HistoryConfig, StreamConfig};
     use crate::memory::MemoryLimit;
     use crate::units::Size;
 
@@ -106,7 +106,7 @@ mod tests {
         let admission = Admission::new(before.quota(), metrics.memory.clone());
         let hub = Hub::new(
             StreamConfig::default(),
-            HistoryConfig::default(),
+            (HistoryConfig::default(), ExplainConfig::default()),
             admission,
             metrics.hub.clone(),
             EventId::origin(Epoch(1)),

@@ -15,14 +15,16 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::bus::{Arrival, Feed, Loss, Message, Passage};
+use crate::bus::subject::template;
+use crate::bus::{Arrival, Feed, Loss, Message, Passage, Source, Traces};
 use crate::event::decode::{Decoded, Rejection, Rules, decode};
-use crate::event::{Audience, Channel, Event, EventId, Recipients, Timestamp, UserId};
+use crate::event::{Audience, Channel, Event, EventId, Journey, Recipients, Timestamp, UserId};
 use crate::hub::{Delivery, Gap, GapReason, Hub};
 use crate::inbox::{Durable, Inbox};
 use crate::membership::Membership;
 use crate::refresh::Refresh;
 use crate::rejections::{Rejected, Rejections};
+use crate::trace::{Arrived, Parent};
 use crate::units::{Period, Size};
 
 pub use metrics::Metrics;
@@ -81,6 +83,7 @@ pub struct Ingest {
     presence: mpsc::Sender<Event>,
     refresh: Refresh,
     inbox: Inbox,
+    traces: Traces,
 }
 
 /// Looks up whom presence events are for.
@@ -101,7 +104,7 @@ impl Ingest {
         rules: Rules,
         membership: Membership,
         refresh: Refresh,
-        inbox: Inbox,
+        (inbox, traces): (Inbox, Traces),
         metrics: Metrics,
     ) -> (Self, PresenceLane) {
         let (presence, waiting) = mpsc::channel(PRESENCE);
@@ -122,6 +125,7 @@ impl Ingest {
             presence,
             refresh,
             inbox,
+            traces,
         };
         (ingest, lane)
     }
@@ -163,21 +167,59 @@ impl Ingest {
     }
 
     async fn message(&mut self, message: &Message) {
+        let journey = match message.passage {
+            Passage::Live | Passage::Unlogged(_) => {
+                self.traces.tracer.journey(message.trace.as_ref())
+            }
+            // It was, or would have been, recorded when it was new.
+            Passage::Past | Passage::Late(_) => None,
+        };
         let decoded = decode(&self.rules, &message.subject, &message.payload, message.at);
         let class = match &decoded {
             Ok(decoded) => Class::of(&decoded.kind),
             Err(_) => Class::Rejected,
         };
         self.received.count(self.feed.source(message), class);
+        let journey = journey.map(|(journey, parent)| {
+            self.follow(message, &journey, parent, &decoded);
+            journey
+        });
         match decoded {
-            Ok(decoded) => self.decoded(message, decoded).await,
+            Ok(decoded) => self.decoded(message, decoded, journey).await,
             // It was rejected, and said so, when it was new.
             Err(_) if message.passage == Passage::Past => self.hub.pass(message.id),
-            Err(rejection) => self.reject(message, &rejection),
+            Err(rejection) => self.reject(message, &rejection, journey.as_deref()),
         }
     }
 
-    async fn decoded(&self, message: &Message, decoded: Decoded) {
+    /// Has the way of an event recorded from here on.
+    fn follow(
+        &self,
+        message: &Message,
+        journey: &Arc<Journey>,
+        parent: Parent,
+        decoded: &Result<Decoded, Rejection>,
+    ) {
+        journey.decoded(std::time::Instant::now());
+        let destination = template(&self.traces.patterns, &message.subject);
+        self.traces.tracer.follow(Arrived {
+            journey: Arc::clone(journey),
+            parent,
+            destination: destination.to_owned(),
+            system: match self.feed.source(message) {
+                Source::Nats | Source::Log => "nats",
+                Source::Embedded => "in_process",
+            },
+            bytes: message.payload.len(),
+            event: message.id.map(|id| id.to_string()),
+            kind: match decoded {
+                Ok(decoded) => Ok(decoded.kind.clone()),
+                Err(rejection) => Err(rejection.reason()),
+            },
+        });
+    }
+
+    async fn decoded(&self, message: &Message, decoded: Decoded, journey: Option<Arc<Journey>>) {
         let delivery = match message.passage {
             Passage::Past => {
                 if let Some(durable) = durable(message, &decoded) {
@@ -193,7 +235,13 @@ impl Ingest {
         self.metrics.latency.observe(age);
         let now = std::time::Instant::now();
         let published = now.checked_sub(age).unwrap_or(now);
-        let event = |id, decoded| Event::new(id, decoded).published_at(published);
+        let event = |id, decoded| {
+            let mut event = Event::new(id, decoded).published_at(published);
+            if let Some(journey) = &journey {
+                event.frame = event.frame.on_journey(journey);
+            }
+            event
+        };
         if let Recipients::SharingChatWith(_) = decoded.audience.to {
             // It waits for the database while later events go on, so it can't have a place in
             // their order. One that is late has been here.
@@ -222,11 +270,12 @@ impl Ingest {
         }
     }
 
-    fn reject(&mut self, message: &Message, rejection: &Rejection) {
+    fn reject(&mut self, message: &Message, rejection: &Rejection, journey: Option<&Journey>) {
         let reason = rejection.reason();
         self.metrics.rejected(reason);
         self.rejections.note(Rejected {
             at: Timestamp::now(),
+            event_id: message.id.map(|id| id.to_string()),
             reason,
             problem: rejection.to_string(),
             subject: message.subject.to_string(),
@@ -239,6 +288,7 @@ impl Ingest {
                 problem = rejection.to_string(),
                 payload = excerpt(&message.payload),
                 unlogged,
+                trace_id = journey.map(|journey| journey.context.trace().to_string()),
                 "event rejected"
             );
         }

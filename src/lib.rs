@@ -16,6 +16,7 @@
 //! | [`hub`] | which sessions listen on which channel; their outboxes; routing |
 //! | [`transport`] | a session as the body of a response |
 //! | [`peers`] | the other instances: who is there, and asking all of them |
+//! | [`explain`] | why a user did or did not get an event |
 //! | [`presence`] | who is online, over all instances, and telling it |
 //! | [`discovery`] | this instance in the directory of NATS services |
 //! | [`auth`] | from a token to an identity |
@@ -28,6 +29,7 @@
 //! | [`limits`], [`pace`], [`address`], [`memory`] | limits that were met; how often something may happen; from where clients come; whether memory is short |
 //! | [`http`] | routes, extractors, errors |
 //! | [`config`], [`telemetry`], [`metrics`], [`histogram`] | settings, logs, counters |
+//! | [`trace`] | spans of requests and events, and sending them |
 //! | [`app`] | builds, spawns, watches and stops all of it |
 //!
 //! Imports point one way: `http` and `transport` know `hub`, `hub` knows `event`, and `event`
@@ -46,6 +48,7 @@ pub mod config;
 pub mod database;
 pub mod discovery;
 pub mod event;
+pub mod explain;
 pub mod histogram;
 pub mod http;
 pub mod hub;
@@ -67,5 +70,6 @@ pub mod secret;
 pub mod source;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 pub mod transport;
 pub mod units;

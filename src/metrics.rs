@@ -16,7 +16,7 @@ use crate::database::Database;
 use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::source::{notify, outbox};
-use crate::{archive, authorize, bus, http, hub, inbox, ingest, membership, presence, tls};
+use crate::{archive, authorize, bus, http, hub, inbox, ingest, membership, presence, tls, trace};
 use process::Process;
 
 /// What every name begins with, but those of the process.
@@ -47,6 +47,8 @@ pub struct Metrics {
     pub tls: tls::Metrics,
     /// Of looking memberships up.
     pub membership: membership::Metrics,
+    /// Of traces.
+    pub trace: trace::Metrics,
     /// Of the HTTP layer.
     pub http: http::Metrics,
     /// Of limits that are met.
@@ -86,6 +88,7 @@ impl Metrics {
         self.notify.register(registry);
         self.presence.register(registry);
         self.tls.register(registry);
+        self.trace.register(registry);
         self.http.register(registry);
         self.limits.register(registry);
         self.memory.register(registry);

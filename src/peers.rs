@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::auth::{Identity, Tickets};
 use crate::bus::{Call, Calls};
 use crate::event::UserId;
-use crate::hub::{Finding, Hub, Question, Totals};
+use crate::hub::{Account, Finding, Hub, Question, Sought, Totals};
 
 /// Between two signs of life, and how long after the last one an instance counts as gone.
 const HELLO: Duration = Duration::from_secs(3);
@@ -84,6 +84,8 @@ enum Request {
     Written(Vec<String>, u64),
     /// Something waits for these users.
     Waiting(Vec<Waiting>),
+    /// Say what you know of an event and a user.
+    Explain(Sought),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -94,6 +96,7 @@ enum Reply {
     Found(Finding),
     Summary(Summary),
     Redeemed(Option<Identity>),
+    Explained(Box<Account>),
 }
 
 /// One instance in numbers.
@@ -187,6 +190,15 @@ impl Peers {
         let gathered = self.gather(Request::Find(question), PATIENCE).await;
         gathered.filter_map(|reply| match reply {
             Reply::Found(found) => Some(found),
+            _ => None,
+        })
+    }
+
+    /// Asks all instances what they know of an event and a user.
+    pub async fn accounts(&self, sought: Sought) -> Gathered<Account> {
+        let gathered = self.gather(Request::Explain(sought), PATIENCE).await;
+        gathered.filter_map(|reply| match reply {
+            Reply::Explained(account) => Some(*account),
             _ => None,
         })
     }
@@ -321,6 +333,10 @@ impl Peers {
             Request::Hello | Request::Bye => None,
             Request::Find(question) => Some(Reply::Found(inner.hub.find(question).await)),
             Request::Summary => Some(Reply::Summary(self.summary())),
+            Request::Explain(sought) => {
+                let account = inner.hub.account(&sought).await;
+                Some(Reply::Explained(Box::new(account)))
+            }
             Request::Track(message) => inner.hub.track(&message).then_some(Reply::Tracking),
             Request::Written(messages, within) => {
                 let within = Duration::from_millis(within).min(LONGEST);

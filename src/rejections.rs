@@ -25,6 +25,10 @@ pub struct Rejections(Arc<Mutex<VecDeque<Rejected>>>);
 pub struct Rejected {
     /// When.
     pub at: Timestamp,
+    /// The place in the log that it has, in the form of an event's id on streams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    pub event_id: Option<String>,
     /// The kind of reason, from a closed list.
     pub reason: &'static str,
     /// What is wrong, and where.
@@ -51,6 +55,14 @@ impl Rejections {
         list.push_front(rejected);
     }
 
+    /// Whether what stands at this place in the log was rejected.
+    #[must_use]
+    pub fn has(&self, event_id: &str) -> bool {
+        let list = self.0.lock();
+        list.iter()
+            .any(|rejected| rejected.event_id.as_deref() == Some(event_id))
+    }
+
     /// All that are kept, the newest first.
     #[must_use]
     pub fn list(&self) -> Vec<Rejected> {
@@ -73,6 +85,7 @@ mod tests {
     fn rejected(problem: &str) -> Rejected {
         Rejected {
             at: Timestamp::now(),
+            event_id: None,
             reason: "not_json",
             problem: problem.to_owned(),
             subject: "a.b".to_owned(),

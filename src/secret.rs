@@ -44,6 +44,12 @@ impl SecretUrl {
     }
 }
 
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl From<String> for SecretUrl {
     fn from(url: String) -> Self {
         Self(url)

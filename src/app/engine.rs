@@ -6,14 +6,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::sources::Sources;
-use super::{BuildError, RunError, Tasks};
+use super::{BuildError, RunError, Tasks, machine_name};
 use crate::acknowledgements::Acknowledgements;
 use crate::archive::Archive;
 use crate::bus::nats::ConnectError;
-use crate::bus::{Bucket, Bus, EmbeddedBus, Feed, LogKind, nats};
+use crate::bus::{Bucket, Bus, EmbeddedBus, Feed, LogKind, Traces, nats};
 use crate::config::Config;
 use crate::database::{self, Database, Part};
 use crate::event::decode::Rules;
+use crate::explain::{self, Explainer};
 use crate::hub::Hub;
 use crate::hub::admission::Admission;
 use crate::inbox::{self, Inbox};
@@ -26,6 +27,7 @@ use crate::refresh::Refresh;
 use crate::rejections::Rejections;
 use crate::source::notify::Notifications;
 use crate::source::outbox::Wake;
+use crate::trace::{Tracer, TracingError};
 
 /// What other instances say that waits for somebody, and was not attended to yet.
 const TOLD: usize = 4_096;
@@ -46,6 +48,7 @@ pub(super) struct Engine {
     pub(super) notifications: Notifications,
     pub(super) wake: Wake,
     pub(super) presence: Presence,
+    pub(super) tracer: Tracer,
 }
 
 impl Engine {
@@ -63,7 +66,8 @@ impl Engine {
             metrics.membership.clone(),
         );
         tasks.spawn("the membership task", lookups.run());
-        let (bus, feed) = open_bus(config, metrics, tasks).await?;
+        let tracer = open_tracer(config, metrics, &instance, tasks)?;
+        let (bus, feed) = open_bus(config, &tracer, metrics, tasks).await?;
         let hub = new_hub(config, metrics, &bus);
         let rules = config.events.rules(&config.nats.channel_prefix);
         let (refresh, refresh_task) = Refresh::new(hub.clone(), membership.clone());
@@ -90,7 +94,7 @@ impl Engine {
             rules.clone(),
             membership.clone(),
             refresh.clone(),
-            inbox.clone(),
+            (inbox.clone(), traces(config, &tracer)?),
             metrics.ingest.clone(),
         );
         let rejections = ingest.rejections();
@@ -126,6 +130,23 @@ impl Engine {
             notifications,
             wake,
             presence,
+            tracer,
+        })
+    }
+}
+
+impl Engine {
+    /// What explains who got what.
+    pub(super) fn explainer(&self) -> Explainer {
+        Explainer::new(explain::Parts {
+            peers: self.peers.clone(),
+            hub: self.hub.clone(),
+            bus: self.bus.clone(),
+            archive: self.archive.clone(),
+            inbox: self.inbox.clone(),
+            membership: self.membership.clone(),
+            rejections: self.rejections.clone(),
+            rules: self.rules.clone(),
         })
     }
 }
@@ -153,7 +174,7 @@ fn new_hub(config: &Config, metrics: &Metrics, bus: &Bus) -> Hub {
     let admission = Admission::new(config.server.quota(), metrics.memory.clone());
     Hub::new(
         config.stream.clone(),
-        config.history.clone(),
+        (config.history.clone(), config.explain.clone()),
         admission,
         metrics.hub.clone(),
         bus.origin(),
@@ -177,11 +198,12 @@ async fn open_database(config: &Config) -> Result<Database, BuildError> {
 
 async fn open_bus(
     config: &Config,
+    tracer: &Tracer,
     metrics: &Metrics,
     tasks: &mut Tasks,
 ) -> Result<(Bus, Feed), ConnectError> {
     if config.nats.url.is_empty() {
-        let (bus, feed) = EmbeddedBus::new();
+        let (bus, feed) = EmbeddedBus::new(traces(config, tracer)?);
         return Ok((Bus::Embedded(bus), feed));
     }
     let log = match config.log {
@@ -191,7 +213,8 @@ async fn open_bus(
             nats::Log::JetStream(&config.jetstream, config.history.max_events)
         }
     };
-    let (bus, task, feed) = nats::open(&config.nats, log, metrics.bus.clone()).await?;
+    let (bus, task, feed) =
+        nats::open(&config.nats, log, tracer.clone(), metrics.bus.clone()).await?;
     tasks.0.spawn(async move {
         match task.run().await {
             Ok(()) => RunError::Ended("the NATS task"),
@@ -199,6 +222,28 @@ async fn open_bus(
         }
     });
     Ok((Bus::Nats(Arc::new(bus)), feed))
+}
+
+fn open_tracer(
+    config: &Config,
+    metrics: &Metrics,
+    instance: &str,
+    tasks: &mut Tasks,
+) -> Result<Tracer, TracingError> {
+    let (machine, metrics) = (machine_name(), metrics.trace.clone());
+    let (tracer, task) = Tracer::new(&config.tracing, instance, machine.trim(), metrics)?;
+    if let Some(task) = task {
+        tasks.spawn("the task for traces", task.run());
+    }
+    Ok(tracer)
+}
+
+/// What messages are traced by.
+fn traces(config: &Config, tracer: &Tracer) -> Result<Traces, ConnectError> {
+    Ok(Traces {
+        tracer: tracer.clone(),
+        patterns: config.nats.patterns()?.into(),
+    })
 }
 
 /// Records that are kept as long as the log, by all instances or by this one.

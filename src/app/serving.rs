@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use actix_web::App;
+use actix_web::dev::Service as _;
 use actix_web_lab::middleware::CatchPanic;
 use tracing::{info, warn};
 
@@ -77,8 +78,18 @@ pub(super) fn listen(
         actix_web::rt::spawn(shard.run());
         let parts = parts.clone();
         let gate = gate.clone();
+        let tracer = parts.tracer.clone();
         App::new()
             .wrap_fn(http::intake)
+            .wrap_fn(move |request, service| {
+                let span = http::begin_span(&tracer, &request);
+                let answer = service.call(request);
+                async move {
+                    let answer = answer.await;
+                    http::end_span(span, &answer);
+                    answer
+                }
+            })
             .wrap_fn(move |request, service| gate.pass(request, service))
             .wrap(http::cors(&origins))
             .wrap(CatchPanic::default())

@@ -10,13 +10,16 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::log::LocalLog;
 use super::receipts::Receipts;
-use super::{Arrival, Feed, Message, Passage, PublishError, Source, Status};
+use super::subject::Pattern;
+use super::{Arrival, Feed, Message, Passage, PublishError, Source, Status, Traces};
 use crate::event::{EventId, Timestamp};
+use crate::trace::{Place, Tracer};
 
 /// A bus that ends where it begins.
 #[derive(Debug, Clone)]
 pub struct EmbeddedBus {
     origin: EventId,
+    traces: Traces,
     /// Held while a message is queued, so that positions and the order of the feed agree.
     end: Arc<Mutex<End>>,
 }
@@ -31,11 +34,12 @@ struct End {
 impl EmbeddedBus {
     /// A bus and its feed.
     #[must_use]
-    pub fn new() -> (Self, Feed) {
+    pub fn new(traces: Traces) -> (Self, Feed) {
         let (sender, feed) = Feed::new(Source::Embedded);
         let log = LocalLog::begin(Timestamp::now());
         let bus = Self {
             origin: log.last(),
+            traces,
             end: Arc::new(Mutex::new(End {
                 log,
                 feed: sender,
@@ -50,6 +54,7 @@ impl EmbeddedBus {
         subject: &str,
         payload: Bytes,
         message_id: Option<&str>,
+        traced: Option<&Place>,
     ) -> Result<EventId, PublishError> {
         let mut end = self.end.lock();
         let End {
@@ -57,7 +62,7 @@ impl EmbeddedBus {
             feed,
             receipts,
         } = &mut *end;
-        if let Some(before) = message_id.and_then(|message_id| receipts.find(message_id)) {
+        if let Some(before) = message_id.and_then(|id| receipts.find_again(id, Instant::now())) {
             return Ok(before);
         }
         // Reserving before numbering leaves no hole when there is no place.
@@ -77,8 +82,21 @@ impl EmbeddedBus {
             id: Some(id),
             at: Timestamp::now(),
             passage: Passage::Live,
+            trace: traced.map(|traced| traced.context.clone()),
         }));
         Ok(id)
+    }
+
+    pub(super) fn about(&self, message_id: &str) -> Option<(EventId, u32)> {
+        self.end.lock().receipts.about(message_id)
+    }
+
+    pub(super) fn tracer(&self) -> &Tracer {
+        &self.traces.tracer
+    }
+
+    pub(super) fn patterns(&self) -> &[Pattern] {
+        &self.traces.patterns
     }
 
     pub(super) fn status(&self) -> Status {
@@ -100,11 +118,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_published_arrives_in_order_with_its_position() {
-        let (bus, mut feed) = EmbeddedBus::new();
+        let (bus, mut feed) = EmbeddedBus::new(Traces::default());
         let bus = Bus::Embedded(bus);
         let publish = |text: &'static str, message_id| {
             let bus = bus.clone();
-            async move { bus.publish("a.b", Bytes::from(text), message_id).await }
+            async move {
+                bus.publish("a.b", Bytes::from(text), message_id, None)
+                    .await
+            }
         };
         let id = publish("1", Some("first")).await.unwrap();
         assert_eq!(publish("again", Some("first")).await.unwrap(), id);
@@ -121,9 +142,9 @@ mod tests {
 
     #[tokio::test]
     async fn publishing_without_a_reader_is_an_error() {
-        let (bus, feed) = EmbeddedBus::new();
+        let (bus, feed) = EmbeddedBus::new(Traces::default());
         drop(feed);
-        let error = bus.publish("a.b", Bytes::new(), None).unwrap_err();
+        let error = bus.publish("a.b", Bytes::new(), None, None).unwrap_err();
         assert!(matches!(error, PublishError::Unavailable(_)));
     }
 }

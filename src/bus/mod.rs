@@ -11,6 +11,7 @@ mod log;
 pub mod nats;
 mod receipts;
 pub mod subject;
+mod traces;
 
 use std::sync::Arc;
 
@@ -24,8 +25,10 @@ pub use embedded::EmbeddedBus;
 pub use nats::jetstream::{Batch, Extent, JetStreamConfig, LogError, LogKind, LogReader, Logged};
 pub use nats::{Card, Inquiry, NatsBus, NatsConfig, RegisterError, Registration};
 pub use receipts::Submitted;
+pub use traces::Traces;
 
-use crate::event::{EventId, Timestamp};
+use crate::event::{EventId, Timestamp, TraceContext};
+use traces::traced;
 
 /// Arrivals that wait for the ingest; with the largest payloads, 256 MiB of them. When it is full the
 /// bus's own queue fills, which is bounded too and reports what it drops.
@@ -82,6 +85,8 @@ pub struct Message {
     pub at: Timestamp,
     /// By which way it came.
     pub passage: Passage,
+    /// Which trace it belongs to, where anything is traced and its publisher says so.
+    pub trace: Option<TraceContext>,
 }
 
 /// By which way a payload came, and with that, who is still to have it.
@@ -165,6 +170,18 @@ pub enum PublishError {
     Nats(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl PublishError {
+    /// The kind of reason, from a closed list.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Subject(_) => "subject",
+            Self::Unavailable(_) => "unavailable",
+            Self::TooLarge(_) => "too_large",
+            Self::Nats(_) => "nats",
+        }
+    }
+}
+
 /// Whether the bus carries anything, and if not, why, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -213,8 +230,9 @@ impl Bus {
         subject: &str,
         payload: Bytes,
         message_id: Option<&str>,
+        trace: Option<&TraceContext>,
     ) -> Result<EventId, PublishError> {
-        self.submit(subject, payload, message_id)
+        self.submit(subject, payload, message_id, trace)
             .await?
             .taken()
             .await
@@ -222,7 +240,7 @@ impl Bus {
 
     /// Publishes a payload behind all that were submitted before. Two payloads with the same
     /// `message_id`, which is any text of the publisher's, within two minutes are one: the second one is
-    /// given the place of the first.
+    /// given the place of the first. `trace` is what it follows from.
     ///
     /// # Errors
     /// The subject is not valid, or the bus is not available.
@@ -231,14 +249,20 @@ impl Bus {
         subject: &str,
         payload: Bytes,
         message_id: Option<&str>,
+        trace: Option<&TraceContext>,
     ) -> Result<Submitted, PublishError> {
         subject::check_publish(subject)?;
-        match self {
+        let (place, span) = self.begin(subject, &payload, trace);
+        let submitted = match self {
             Self::Embedded(bus) => bus
-                .publish(subject, payload, message_id)
+                .publish(subject, payload, message_id, place.as_ref())
                 .map(Submitted::known),
-            Self::Nats(bus) => bus.submit(subject, payload, message_id, false).await,
-        }
+            Self::Nats(bus) => {
+                bus.submit(subject, payload, message_id, false, place.as_ref())
+                    .await
+            }
+        };
+        traced(submitted, span)
     }
 
     /// As [`Bus::submit`], for a publisher that goes on until the log has the payload: nobody gets it
@@ -253,11 +277,26 @@ impl Bus {
         message_id: &str,
     ) -> Result<Submitted, PublishError> {
         subject::check_publish(subject)?;
-        match self {
+        let (place, span) = self.begin(subject, &payload, None);
+        let submitted = match self {
             Self::Embedded(bus) => bus
-                .publish(subject, payload, Some(message_id))
+                .publish(subject, payload, Some(message_id), place.as_ref())
                 .map(Submitted::known),
-            Self::Nats(bus) => bus.submit(subject, payload, Some(message_id), true).await,
+            Self::Nats(bus) => {
+                bus.submit(subject, payload, Some(message_id), true, place.as_ref())
+                    .await
+            }
+        };
+        traced(submitted, span)
+    }
+
+    /// Where the log has put a message that was published lately with this `message_id`, and how often it came
+    /// again, which counts for nothing.
+    #[must_use]
+    pub fn about(&self, message_id: &str) -> Option<(EventId, u32)> {
+        match self {
+            Self::Embedded(bus) => bus.about(message_id),
+            Self::Nats(bus) => bus.about(message_id),
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::PublishError;
 use super::keyed_queue::KeyedQueue;
 use crate::event::EventId;
+use crate::trace::Span;
 
 /// For how long the same message id means the same message. JetStream's own window, unless the
 /// stream was made with another one.
@@ -40,12 +41,18 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     known: KeyedQueue<EventId>,
+    /// How often messages came again.
+    repeated: KeyedQueue<u32>,
     waiting: HashMap<u64, Vec<oneshot::Sender<EventId>>, RandomState>,
 }
 
 /// A payload that was published, and that the log may have.
 #[derive(Debug)]
-pub struct Submitted(Receipt);
+pub struct Submitted {
+    receipt: Receipt,
+    /// Of sending it, where that is recorded.
+    span: Option<Span>,
+}
 
 #[derive(Debug)]
 enum Receipt {
@@ -56,19 +63,34 @@ enum Receipt {
 impl Submitted {
     /// One whose place is known already.
     pub(super) fn known(id: EventId) -> Self {
-        Self(Receipt::Known(id))
+        Self::of(Receipt::Known(id))
     }
 
     /// One whose place will be told.
     pub(super) fn expected(receipt: oneshot::Receiver<EventId>) -> Self {
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        Self(Receipt::Expected(receipt, deadline))
+        Self::of(Receipt::Expected(receipt, deadline))
+    }
+
+    fn of(receipt: Receipt) -> Self {
+        Self {
+            receipt,
+            span: None,
+        }
+    }
+
+    /// The same, with the span that is over when it is known what became of it.
+    pub(super) fn traced(self, span: Span) -> Self {
+        Self {
+            span: Some(span),
+            ..self
+        }
     }
 
     /// Whether the log had the payload before, so that it is not delivered again.
     #[must_use]
     pub fn is_repeated(&self) -> bool {
-        matches!(self.0, Receipt::Known(_))
+        matches!(self.receipt, Receipt::Known(_))
     }
 
     /// Waits until the log has the payload; gives its place there.
@@ -77,7 +99,18 @@ impl Submitted {
     /// The log does not say so in time. It may have the payload all the same: with the same
     /// `message_id` it can be published again without harm.
     pub async fn taken(self) -> Result<EventId, PublishError> {
-        let (receipt, deadline) = match self.0 {
+        let taken = Self::wait(self.receipt).await;
+        if let Some(mut span) = self.span {
+            match &taken {
+                Ok(id) => span.set("notify.event.id", id.to_string()),
+                Err(error) => span.fail(error.kind()),
+            }
+        }
+        taken
+    }
+
+    async fn wait(receipt: Receipt) -> Result<EventId, PublishError> {
+        let (receipt, deadline) = match receipt {
             Receipt::Known(id) => return Ok(id),
             Receipt::Expected(receipt, deadline) => (receipt, deadline),
         };
@@ -112,10 +145,28 @@ impl Receipts {
         }
     }
 
-    /// Where the log has put a message of that id lately.
-    pub(super) fn find(&self, message_id: &str) -> Option<EventId> {
+    /// Where the log has put a message of that id lately, which has come again.
+    pub(super) fn find_again(&self, message_id: &str, now: Instant) -> Option<EventId> {
         let key = self.key(message_id);
-        self.0.state.lock().known.get(key).copied()
+        let mut state = self.0.state.lock();
+        let id = state.known.get(key).copied()?;
+        let times = state.repeated.take(key).unwrap_or_default();
+        state.repeated.push(key, now, times.saturating_add(1));
+        if let Some(deadline) = now.checked_sub(WINDOW) {
+            while state.repeated.pop_until(deadline).is_some() {}
+        }
+        while state.repeated.len() > REMEMBERED {
+            state.repeated.pop();
+        }
+        Some(id)
+    }
+
+    /// Where the log has put a message of that id lately, and how often it came again.
+    pub(super) fn about(&self, message_id: &str) -> Option<(EventId, u32)> {
+        let key = self.key(message_id);
+        let state = self.0.state.lock();
+        let id = state.known.get(key).copied()?;
+        Some((id, state.repeated.get(key).copied().unwrap_or_default()))
     }
 
     /// Tells where the log puts a message, once it does.
@@ -135,7 +186,9 @@ impl Receipts {
 
     /// Forgets all places: they are of a log that is no more.
     pub(super) fn forget(&self) {
-        self.0.state.lock().known = KeyedQueue::default();
+        let mut state = self.0.state.lock();
+        state.known = KeyedQueue::default();
+        state.repeated = KeyedQueue::default();
     }
 
     fn key(&self, message_id: &str) -> u64 {
@@ -152,17 +205,34 @@ mod tests {
         EventId::new(Epoch(1), position, b"x")
     }
 
+    fn place(receipts: &Receipts, message_id: &str) -> Option<EventId> {
+        receipts.about(message_id).map(|(id, _)| id)
+    }
+
     #[tokio::test]
     async fn who_waits_hears_where_the_message_went() {
         let receipts = Receipts::default();
         let (first, second) = (receipts.wait("a"), receipts.wait("a"));
-        assert_eq!(receipts.find("a"), None);
+        assert_eq!(place(&receipts, "a"), None);
         receipts.taken("a", id(7), Instant::now());
         assert_eq!((first.await, second.await), (Ok(id(7)), Ok(id(7))));
-        assert_eq!(receipts.find("a"), Some(id(7)));
-        assert_eq!(receipts.find("b"), None);
+        assert_eq!(place(&receipts, "a"), Some(id(7)));
+        assert_eq!(place(&receipts, "b"), None);
         receipts.forget();
-        assert_eq!(receipts.find("a"), None);
+        assert_eq!(place(&receipts, "a"), None);
+    }
+
+    #[test]
+    fn messages_that_come_again_are_counted() {
+        let receipts = Receipts::default();
+        let now = Instant::now();
+        assert_eq!(receipts.find_again("a", now), None);
+        receipts.taken("a", id(1), now);
+        assert_eq!(receipts.about("a"), Some((id(1), 0)));
+        for times in 1..=2 {
+            assert_eq!(receipts.find_again("a", now), Some(id(1)));
+            assert_eq!(receipts.about("a"), Some((id(1), times)));
+        }
     }
 
     #[test]
@@ -171,8 +241,8 @@ mod tests {
         let start = Instant::now();
         receipts.taken("a", id(1), start);
         receipts.taken("b", id(2), start + WINDOW + Duration::from_secs(1));
-        assert_eq!(receipts.find("a"), None);
-        assert_eq!(receipts.find("b"), Some(id(2)));
+        assert_eq!(place(&receipts, "a"), None);
+        assert_eq!(place(&receipts, "b"), Some(id(2)));
     }
 
     #[test]

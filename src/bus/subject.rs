@@ -115,6 +115,14 @@ impl Pattern {
     }
 }
 
+/// The pattern that a subject was listened on by: what can be said of it in public, since subjects may name
+/// people.
+#[must_use]
+pub fn template<'a>(patterns: &'a [Pattern], subject: &str) -> &'a str {
+    let pattern = patterns.iter().find(|pattern| pattern.matches(subject));
+    pattern.map_or("other", Pattern::as_str)
+}
+
 /// Whether `wide` includes `narrow`, which is a pattern or, as the narrowest of patterns, a subject.
 fn includes(wide: &str, narrow: &str) -> bool {
     let mut wide = wide.split('.');

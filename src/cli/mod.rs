@@ -3,6 +3,7 @@
 mod check_config;
 mod doctor;
 mod event_stream;
+mod explain;
 mod health;
 mod listen;
 mod migrate;
@@ -76,6 +77,8 @@ enum Command {
     Migrate(migrate::Arguments),
     /// Ask a running server whether it is ready; exit code 1 if it is not
     Health(health::Arguments),
+    /// Say why a user did or did not get an event; exit code 0 if the user has it, 1 if not, 2 if that can't be told
+    Explain(explain::Arguments),
     /// Examine a deployed server as a browser would use it, through whatever stands before it; exit
     /// code 1 if there is a problem
     Doctor(doctor::Arguments),
@@ -97,6 +100,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::CheckConfig => check_config::run(&config()?),
         Command::Migrate(arguments) => block_on(migrate::run(config()?, arguments)),
         Command::Health(arguments) => block_on(health::run(config()?, arguments)),
+        Command::Explain(arguments) => block_on(explain::run(config()?, arguments)),
         Command::Doctor(arguments) => block_on(doctor::run(arguments)),
     }
 }

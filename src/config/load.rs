@@ -27,6 +27,33 @@ const PLAIN_ENV: [(&str, &str); 8] = [
     ("DATABASE_URL", "database.url"),
 ];
 
+/// The standard variables of OpenTelemetry that are understood, and the keys that they set. Those of traces
+/// alone come later, and win.
+const OTEL_ENV: [(&str, &str); 13] = [
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "tracing.endpoint"),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "tracing.endpoint"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "tracing.protocol"),
+    ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "tracing.protocol"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "tracing.headers"),
+    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "tracing.headers"),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", "tracing.timeout"),
+    ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "tracing.timeout"),
+    ("OTEL_BSP_SCHEDULE_DELAY", "tracing.interval"),
+    ("OTEL_BSP_MAX_QUEUE_SIZE", "tracing.queue"),
+    ("OTEL_RESOURCE_ATTRIBUTES", "tracing.resource_attributes"),
+    ("OTEL_SERVICE_NAME", "tracing.service_name"),
+    ("OTEL_TRACES_SAMPLER_ARG", "tracing.sample_ratio"),
+];
+
+/// Which part is traced where the publisher does not say.
+const SAMPLER_ENV: &str = "OTEL_TRACES_SAMPLER";
+
+/// The variables that turn traces off.
+const OFF_ENV: [(&str, &str); 2] = [
+    ("OTEL_SDK_DISABLED", "true"),
+    ("OTEL_TRACES_EXPORTER", "none"),
+];
+
 /// The variable that adds a shared secret to the keys.
 const SECRET_ENV: &str = "JWT_SECRET";
 
@@ -186,6 +213,7 @@ impl Layers {
                 self.text(key, value, format!("environment variable {name}"));
             }
         }
+        self.open_telemetry(&variables);
         if let Some(secret) = variables.get(SECRET_ENV) {
             self.add_secret(secret);
         }
@@ -195,6 +223,60 @@ impl Layers {
                 self.text(&key, value, format!("environment variable {name}"));
             }
         }
+    }
+
+    /// What OpenTelemetry's own variables say, in its own units and escapes.
+    fn open_telemetry(&mut self, variables: &BTreeMap<String, String>) {
+        for (name, key) in OTEL_ENV {
+            let Some(value) = variables.get(name) else {
+                continue;
+            };
+            let origin = format!("environment variable {name}");
+            match key {
+                "tracing.timeout" | "tracing.interval" => {
+                    self.text(key, &format!("{}ms", value.trim()), origin);
+                }
+                "tracing.headers" | "tracing.resource_attributes" => {
+                    let items = value.split(',').map(str::trim);
+                    let items = items.filter(|item| !item.is_empty()).map(unescaped);
+                    self.put(key, Value::from_iter(items), origin);
+                }
+                _ => self.text(key, value, origin),
+            }
+        }
+        if let Some(sampler) = variables.get(SAMPLER_ENV) {
+            self.sampler(sampler);
+        }
+        let off = |(name, value): &(&str, &str)| {
+            let said = variables.get(*name);
+            said.is_some_and(|said| said.eq_ignore_ascii_case(value))
+        };
+        if let Some((name, _)) = OFF_ENV.iter().find(|variable| off(variable)) {
+            let origin = format!("environment variable {name}");
+            self.put("tracing.endpoint", Value::Null, origin);
+        }
+    }
+
+    /// The standard's samplers as a ratio. Those that don't ask the publisher are not among them.
+    fn sampler(&mut self, name: &str) {
+        let origin = format!("environment variable {SAMPLER_ENV}");
+        let ratio = match name {
+            "parentbased_always_on" => "1",
+            "parentbased_always_off" => "0",
+            // Its ratio has a variable of its own.
+            "parentbased_traceidratio" => return,
+            _ => {
+                let why = "expected parentbased_always_on, parentbased_always_off or \
+                           parentbased_traceidratio: whether a trace is recorded is for whoever begins it \
+                           to say";
+                let problem = Problem::at("tracing.sample_ratio", why).with_value(name);
+                return self.problems.push(Problem {
+                    origin: Some(origin),
+                    ..problem
+                });
+            }
+        };
+        self.text("tracing.sample_ratio", ratio, origin);
     }
 
     /// `NATS__URL` is `nats.url`; `PORT`, which is in no section by that name, is `server.port`.
@@ -246,6 +328,9 @@ impl Layers {
         };
         let as_text = || Value::String(text.to_owned());
         let value = match template {
+            Value::Number(number) if number.is_f64() => {
+                text.parse::<f64>().map_or_else(|_| as_text(), Value::from)
+            }
             Value::Number(_) => text.parse::<u64>().map_or_else(|_| as_text(), Value::from),
             Value::Bool(_) => match text {
                 "true" | "1" | "yes" | "on" => Value::Bool(true),
@@ -303,6 +388,13 @@ fn texts(text: &str) -> Vec<String> {
     items.map(str::to_owned).collect()
 }
 
+/// A `key=value` whose value has percent escapes.
+fn unescaped(item: &str) -> String {
+    percent_encoding::percent_decode_str(item)
+        .decode_utf8_lossy()
+        .into_owned()
+}
+
 fn wrong_type(
     tree: &Value,
     origins: &BTreeMap<String, String>,
@@ -314,9 +406,15 @@ fn wrong_type(
     });
     let mut problem = expected(&error.to_string());
     // In these sections anything can be a secret, at the right key or at a wrong one.
-    let secret = ["auth", "nats", "database"]
-        .iter()
-        .any(|section| key.starts_with(section));
+    let secret = [
+        "auth",
+        "nats",
+        "database",
+        "tracing.headers",
+        "tracing.endpoint",
+    ]
+    .iter()
+    .any(|section| key.starts_with(section));
     let mut value = None;
     if secret {
         if let Some(at) = problem.find("expected") {

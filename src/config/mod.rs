@@ -18,12 +18,13 @@ use crate::authorize::AuthorizeConfig;
 use crate::bus::{JetStreamConfig, LogKind, NatsConfig};
 use crate::database::DatabaseConfig;
 use crate::http::{MetricsConfig, ServerConfig};
-use crate::hub::{HistoryConfig, StreamConfig};
+use crate::hub::{ExplainConfig, HistoryConfig, StreamConfig};
 use crate::ingest::EventsConfig;
 use crate::presence::PresenceConfig;
 use crate::source::SourceConfig;
 use crate::telemetry::LoggingConfig;
 use crate::tls::TlsConfig;
+use crate::trace::TracingConfig;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,6 +62,10 @@ pub struct Config {
     pub presence: PresenceConfig,
     /// Who may read the metrics, and where.
     pub metrics: MetricsConfig,
+    /// What is remembered for `explain`.
+    pub explain: ExplainConfig,
+    /// Where traces are sent.
+    pub tracing: TracingConfig,
     /// What is logged.
     pub logging: LoggingConfig,
 }
@@ -97,6 +102,8 @@ impl Default for Config {
             events: EventsConfig::default(),
             presence: PresenceConfig::default(),
             metrics: MetricsConfig::default(),
+            explain: ExplainConfig::default(),
+            tracing: TracingConfig::default(),
             logging: LoggingConfig::default(),
         }
     }

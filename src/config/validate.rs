@@ -9,9 +9,13 @@ use crate::bus::subject::{Pattern, check_publish};
 use crate::bus::{LogKind, nats};
 use crate::causes::Causes;
 use crate::database::Kind;
+use crate::trace::TracingError;
 
 /// The longest that somebody who has gone may count as online.
 const LONGEST_GRACE: Duration = Duration::from_secs(300);
+
+/// The most spans of recipients that one event may have.
+const MAX_RECIPIENTS: usize = 1_000;
 
 /// Everything that is wrong.
 pub(super) fn check(config: &Config) -> Vec<Problem> {
@@ -29,6 +33,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     keys(config, &mut problems);
     files(config, &mut problems);
     metrics(config, &mut problems);
+    tracing(config, &mut problems);
     if let Err(error) = config.logging.filter() {
         problems.push(
             Problem::at("logging.level", error.to_string()).with_value(&config.logging.level),
@@ -59,6 +64,11 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
         ("events.max_payload", config.events.max_payload.bytes()),
         ("auth.max_token_bytes", config.auth.max_token_bytes),
         ("presence.max_listeners", config.presence.max_listeners),
+        ("explain.max_events", config.explain.max_events),
+        ("explain.max_bytes", config.explain.max_bytes.bytes()),
+        ("explain.max_sessions", config.explain.max_sessions),
+        ("tracing.queue", config.tracing.queue),
+        ("tracing.max_recipients", config.tracing.max_recipients),
     ];
     for (key, value) in counts {
         if value == 0 {
@@ -79,6 +89,8 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
             Duration::from_millis(10),
         ),
         ("tls.reload", config.tls.reload, tenth),
+        ("tracing.timeout", config.tracing.timeout, tenth),
+        ("tracing.interval", config.tracing.interval, tenth),
     ];
     for (key, value, least) in periods {
         if value.0 < least {
@@ -436,5 +448,38 @@ fn metrics(config: &Config, problems: &mut Vec<Problem>) {
     {
         let why = "the token is empty: leave it out to let everybody read the metrics";
         problems.push(Problem::at("metrics.token", why));
+    }
+}
+
+/// Where traces are sent. Addresses and headers may have secrets in them.
+fn tracing(config: &Config, problems: &mut Vec<Problem>) {
+    let tracing = &config.tracing;
+    if !(0.0..=1.0).contains(&tracing.sample_ratio) {
+        let problem = Problem::at("tracing.sample_ratio", "must be from 0 to 1");
+        problems.push(problem.with_value(tracing.sample_ratio));
+    }
+    if tracing.service_name.trim().is_empty() {
+        problems.push(Problem::at("tracing.service_name", "must not be empty"));
+    }
+    if tracing.max_recipients > MAX_RECIPIENTS {
+        let why = format!("must be at most {MAX_RECIPIENTS}");
+        let problem = Problem::at("tracing.max_recipients", why);
+        problems.push(problem.with_value(tracing.max_recipients));
+    }
+    if let Err(error) = tracing.address() {
+        problems.push(Problem::at("tracing.endpoint", error.to_string()));
+    }
+    if let Err(error) = tracing.header_map() {
+        let key = match error {
+            TracingError::HeadersFile(_) => "tracing.headers_file",
+            _ => "tracing.headers",
+        };
+        problems.push(Problem::at(key, error.to_string()));
+    }
+    if let Err(error) = tracing.attributes() {
+        problems.push(Problem::at(
+            "tracing.resource_attributes",
+            error.to_string(),
+        ));
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::journey::Journey;
 use super::position::EventId;
 use super::timestamp::Timestamp;
 use super::tracked::Tracked;
@@ -38,6 +39,8 @@ struct Encoded {
     counted: bool,
     /// Whom it was written to, for as long as somebody wants to know: frames are kept much longer.
     tracked: Option<Weak<Tracked>>,
+    /// What is recorded of the event's way, while that goes on.
+    journey: Option<Weak<Journey>>,
     /// Told when the frame is written, where it goes to one session only.
     receipt: Option<Box<Receipt>>,
 }
@@ -74,6 +77,27 @@ impl Frame {
         self
     }
 
+    /// The same frame, whose way is recorded. For one that nobody shares yet; another stays as it is.
+    #[must_use]
+    pub fn on_journey(mut self, journey: &Arc<Journey>) -> Self {
+        if let Some(encoded) = Arc::get_mut(&mut self.0) {
+            encoded.journey = Some(Arc::downgrade(journey));
+        }
+        self
+    }
+
+    /// Where the event's way is recorded, if it is.
+    #[must_use]
+    pub fn journey(&self) -> Option<Arc<Journey>> {
+        self.0.journey.as_ref()?.upgrade()
+    }
+
+    /// Whether the two are one and the same.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// When the event was published, by the clock of this process; `None` where that is not measured.
     #[must_use]
     pub fn published(&self) -> Option<Instant> {
@@ -91,6 +115,7 @@ impl Frame {
             published: None,
             counted: false,
             tracked: None,
+            journey: None,
             receipt: None,
         }))
     }
@@ -106,6 +131,7 @@ impl Frame {
             published: None,
             counted: false,
             tracked: None,
+            journey: None,
             receipt: None,
         }))
     }
@@ -121,6 +147,7 @@ impl Frame {
             published: None,
             counted: false,
             tracked: None,
+            journey: None,
             receipt: None,
         }))
     }
@@ -135,6 +162,7 @@ impl Frame {
         Self(Arc::new(Encoded {
             bytes: Bytes::from(bytes),
             tracked: None,
+            journey: None,
             receipt: None,
             ..*encoded
         }))
@@ -147,6 +175,7 @@ impl Frame {
         Self(Arc::new(Encoded {
             bytes: encoded.bytes.clone(),
             tracked: Some(Arc::downgrade(tracked)),
+            journey: encoded.journey.clone(),
             receipt: None,
             ..*encoded
         }))
@@ -163,6 +192,7 @@ impl Frame {
             // It has waited, and not on its way.
             published: None,
             tracked: None,
+            journey: None,
             receipt: Some(Box::new(Mutex::new(Some(receipt)))),
             ..*encoded
         }));
@@ -212,6 +242,7 @@ impl Frame {
             published: None,
             counted,
             tracked: None,
+            journey: None,
             receipt: None,
         }))
     }
@@ -284,6 +315,18 @@ impl Frame {
     #[must_use]
     pub fn is_event(&self) -> bool {
         self.0.counted
+    }
+
+    /// When the event's time to live ends, if it has one.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.0.expires_at
+    }
+
+    /// What tells it from all other frames that exist at the same time.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 
     /// Whether the event's time to live has passed at `now`.

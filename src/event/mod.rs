@@ -7,18 +7,22 @@ mod channel;
 pub mod decode;
 mod frame;
 mod id;
+mod journey;
 mod position;
 mod schema;
 pub mod subject;
 mod timestamp;
+mod trace_context;
 mod tracked;
 
 pub use audience::{Audience, MembershipChange, Recipients};
 pub use channel::{Channel, ChannelError, Resource};
 pub use frame::{Class, Frame};
 pub use id::{ChatId, Id, IdError, UserId};
+pub use journey::{Journey, Progress, Recipient};
 pub use position::{Epoch, EventId, EventIdError};
 pub use timestamp::Timestamp;
+pub use trace_context::{SpanId, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
 pub use tracked::{Tracked, Written};
 
 use std::time::Instant;

@@ -12,14 +12,15 @@ use super::max_body;
 use super::metrics::Metrics;
 use super::openapi::{ForBody, ForRate, ForToken, Payload};
 use super::rate::PublishRate;
+use super::trace::Trace;
 use crate::auth::Identity;
 use crate::bus::subject::{Pattern, check_publish};
 use crate::bus::{Bus, PublishError};
 use crate::event::Timestamp;
 use crate::event::decode::{Rules, decode};
 
-/// What says whether a payload may be published.
-type Parts = (Data<Rules>, Data<Vec<Pattern>>, Data<PublishRate>);
+/// What says whether a payload may be published, and what it follows from.
+type Parts = (Data<Rules>, Data<Vec<Pattern>>, Data<PublishRate>, Trace);
 
 /// A payload that the log has.
 #[derive(Serialize, ToSchema)]
@@ -65,7 +66,7 @@ async fn taken(
     subject: &str,
     payload: Result<Bytes, actix_web::Error>,
     bus: &Bus,
-    (rules, patterns, rate): Parts,
+    (rules, patterns, rate, Trace(trace)): Parts,
 ) -> Result<Published, ApiError> {
     if !identity.grant.may_publish_everything() {
         return Err(ApiError::Forbidden(
@@ -85,7 +86,7 @@ async fn taken(
     let payload = payload.map_err(|error| error::body(&error, max_body(&rules)))?;
     // Here somebody is waiting for an answer, who can be told what subscribers could only count.
     decode(&rules, subject, &payload, Timestamp::now())?;
-    let id = bus.publish(subject, payload, None).await?;
+    let id = bus.publish(subject, payload, None, trace.as_ref()).await?;
     Ok(Published {
         id: id.to_string(),
         position: id.position(),

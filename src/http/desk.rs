@@ -11,6 +11,7 @@ use super::messages::Delivered;
 use super::metrics::Metrics;
 use super::outgoing::Outgoing;
 use super::rate::PublishRate;
+use super::trace::Trace;
 use crate::acknowledgements::{AckError, Acknowledgements};
 use crate::auth::Identity;
 use crate::bus::{Bus, Submitted};
@@ -47,6 +48,7 @@ pub(super) type Parts = (
     Data<Acknowledgements>,
     Data<Inbox>,
     Data<Metrics>,
+    Trace,
 );
 
 /// Where somebody's messages are published.
@@ -59,11 +61,12 @@ pub(super) struct Desk {
     pub(super) acknowledgements: Data<Acknowledgements>,
     pub(super) inbox: Data<Inbox>,
     pub(super) metrics: Data<Metrics>,
+    trace: Trace,
 }
 
 impl Desk {
     pub(super) fn new(identity: Identity, parts: Parts) -> Self {
-        let (bus, rules, rate, peers, acknowledgements, inbox, metrics) = parts;
+        let (bus, rules, rate, peers, acknowledgements, inbox, metrics, trace) = parts;
         Self {
             identity,
             bus,
@@ -73,6 +76,7 @@ impl Desk {
             acknowledgements,
             inbox,
             metrics,
+            trace,
         }
     }
 
@@ -103,7 +107,9 @@ impl Desk {
             per_device: message.asks.is_some_and(|asks| asks.per_device),
         });
         let by = Some(message.deduplicated_by.as_str());
-        let submitted = self.bus.submit(&message.subject, message.payload, by);
+        let trace = self.trace.0.as_ref();
+        let bus = &self.bus;
+        let submitted = bus.submit(&message.subject, message.payload, by, trace);
         Ok(Given {
             id: message.id,
             submitted: submitted.await?,

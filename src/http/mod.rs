@@ -13,6 +13,7 @@ mod desk;
 mod development;
 mod error;
 mod events;
+mod explain;
 mod exposition;
 mod gate;
 mod health;
@@ -32,6 +33,7 @@ mod rejections;
 mod routes;
 mod stats;
 mod stream;
+mod trace;
 
 use actix_web::web::{self, Data, ServiceConfig};
 
@@ -46,6 +48,7 @@ pub use intake::intake;
 pub use metrics::{Exporter, Metrics, MetricsConfig, configure_metrics};
 pub use pages::Pages;
 pub use rate::PublishRate;
+pub use trace::{begin_span, end_span};
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -59,6 +62,7 @@ use crate::authorize::Authorizer;
 use crate::bus::Bus;
 use crate::bus::subject::Pattern;
 use crate::event::decode::Rules;
+use crate::explain::Explainer;
 use crate::hub::{Hub, LocalHub};
 use crate::inbox::Inbox;
 use crate::members::Members;
@@ -69,6 +73,7 @@ use crate::presence::Presence;
 use crate::rejections::Rejections;
 use crate::source::notify::Notifications;
 use crate::source::outbox::Wake;
+use crate::trace::Tracer;
 
 /// The largest request body, in bytes: a payload of the default limit in its longest escaping.
 const MAX_BODY: usize = 1024 * 1024;
@@ -101,6 +106,8 @@ pub struct Parts {
     pub rules: Rules,
     /// The subjects that can be published on.
     pub patterns: Vec<Pattern>,
+    /// Traces requests.
+    pub tracer: Tracer,
     /// Admits connections.
     pub hub: Hub,
     /// Knows who has acknowledged what.
@@ -113,6 +120,8 @@ pub struct Parts {
     pub peers: Peers,
     /// Knows who is online.
     pub presence: Presence,
+    /// Says why somebody did or did not get an event.
+    pub explainer: Explainer,
     /// Knows what was no event.
     pub rejections: Rejections,
     /// Knows from where requests come.
@@ -153,6 +162,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.authorizer))
         .app_data(Data::new(parts.peers))
         .app_data(Data::new(parts.presence))
+        .app_data(Data::new(parts.explainer))
         .app_data(Data::new(parts.rejections))
         .app_data(Data::new(parts.proxies))
         .app_data(Data::new(parts.rate))

@@ -8,7 +8,9 @@ use actix_web::web;
 use actix_web::{HttpResponse, Resource};
 
 use super::error::ApiError;
-use super::{bus, channels, connections, development, events, health, history, messages, metrics};
+use super::{
+    bus, channels, connections, development, events, explain, health, history, messages, metrics,
+};
 use super::{online, openapi, pages, poll, probe, receipts, rejections, stats};
 
 /// An address.
@@ -76,6 +78,7 @@ pub(super) fn table() -> Vec<Route> {
         }),
         readable_stream("/api/sse/messages", || web::to(channels::messages)),
         readable("/api/v1/rejections", || web::to(rejections::list)),
+        readable("/api/v1/explain", || web::to(explain::explain)),
         readable("/api/sse/test", || web::to(probe::test)),
         readable("/api/sse/stats", || web::to(stats::sse_stats)),
         readable("/api/dev/users", || web::to(development::users)),

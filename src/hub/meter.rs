@@ -4,7 +4,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::metrics::Metrics;
+use crate::event::Frame;
 use crate::histogram::Observations;
 
 /// What waits in the outboxes of one shard. Clones count together.
@@ -27,11 +30,12 @@ pub(super) struct Meter {
     latencies: Observations,
 }
 
-/// Measures how long after their publication the frames of one piece are written. The clock is read
-/// once, and only if one of them is an event that was just published.
+/// Measures how long after their publication the frames of one piece are written to one connection. The clock is
+/// read once, and only if one of them is an event that was just published.
 pub(super) struct Stopwatch<'a> {
     latencies: &'a mut Observations,
     now: Option<Instant>,
+    connection: Uuid,
 }
 
 impl Waiting {
@@ -82,11 +86,12 @@ impl Meter {
         self.waiting.clone()
     }
 
-    /// For the frames that are written now.
-    pub(super) fn stopwatch(&mut self) -> Stopwatch<'_> {
+    /// For the frames that are written now to a connection.
+    pub(super) fn stopwatch(&mut self, connection: Uuid) -> Stopwatch<'_> {
         Stopwatch {
             latencies: &mut self.latencies,
             now: None,
+            connection,
         }
     }
 
@@ -113,10 +118,21 @@ impl Drop for Meter {
 }
 
 impl Stopwatch<'_> {
-    /// A frame that was published at a moment is written.
-    pub(super) fn written(&mut self, published: Instant) {
+    /// What the clock said, if it was looked at.
+    pub(super) fn now(&self) -> Option<Instant> {
+        self.now
+    }
+
+    /// A frame is written; what was not published just now is not measured.
+    pub(super) fn written(&mut self, frame: &Frame) {
+        let Some(published) = frame.published() else {
+            return;
+        };
         let now = *self.now.get_or_insert_with(Instant::now);
         let latency: Duration = now.saturating_duration_since(published);
         self.latencies.observe(latency);
+        if let Some(journey) = frame.journey() {
+            journey.written(self.connection, now);
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! hold: it hands each event to every shard, in order. [`LocalHub`] is the handle within a
 //! thread: it registers sessions. The hub knows events and nothing of HTTP, buses or databases.
 
+mod account;
 pub mod admission;
 mod attendance;
 mod handout;
@@ -14,6 +15,8 @@ mod meter;
 mod metrics;
 mod notice;
 mod outbox;
+mod recall;
+mod recent;
 pub mod registry;
 mod replay;
 mod schedule;
@@ -25,6 +28,7 @@ mod shard;
 mod stream;
 mod task;
 mod tracking;
+mod witness;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -38,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Level, enabled};
 use uuid::Uuid;
 
+pub use account::{Account, For, Known, SessionAccount, Sought, Standing};
 pub use attendance::{Attendance, Changes};
 pub use handout::Handed;
 pub use history::HistoryConfig;
@@ -46,6 +51,7 @@ pub use inspect::{
 };
 pub use metrics::{Metrics, Totals};
 pub use notice::{End, Gap, GapReason};
+pub use recent::ExplainConfig;
 pub use replay::{Backlog, Comeback, Resume, Search};
 pub use scope::{Interest, NamedChannels, Scope};
 pub use segment::Segment;
@@ -59,9 +65,11 @@ use crate::event::{Channel, ChatId, Event, EventId, Frame, Tracked, UserId};
 use admission::{Admission, Permit, Quota, Refusal};
 use handout::Handout;
 use history::History;
+use recent::Recent;
 use shard::Shard;
-use task::{Command, Tally};
+use task::{Command, Notes, Tally};
 use tracking::Tracking;
+use witness::Witness;
 
 /// Commands that wait for one shard. A full inbox makes the ingest wait, never the publisher: the
 /// bus has its own bounded queue before it.
@@ -88,6 +96,8 @@ struct Inner {
     /// Whether the history is of the log that ids belong to.
     settled: watch::Sender<bool>,
     tracking: Tracking,
+    explain: ExplainConfig,
+    recent: Mutex<Recent>,
 }
 
 #[derive(Debug)]
@@ -124,7 +134,7 @@ impl Hub {
     #[must_use]
     pub fn new(
         settings: StreamConfig,
-        history: HistoryConfig,
+        (history, explain): (HistoryConfig, ExplainConfig),
         admission: Admission,
         metrics: Metrics,
         origin: EventId,
@@ -144,6 +154,8 @@ impl Hub {
             shard_ended: CancellationToken::new(),
             settled: watch::Sender::new(settled),
             tracking: Tracking::default(),
+            recent: Mutex::new(Recent::new(explain.clone(), Instant::now())),
+            explain,
         }))
     }
 
@@ -154,6 +166,8 @@ impl Hub {
         let mut shards = self.0.shards.lock();
         shards.inboxes.retain(|inbox| !inbox.is_closed());
         shards.inboxes.push(sender);
+        let explain = &self.0.explain;
+        let witness = || Witness::new(explain.max_sessions, Instant::now());
         let shard = Shard::new(
             Arc::clone(&self.0.settings),
             self.0.metrics.clone(),
@@ -161,6 +175,7 @@ impl Hub {
             self.0.attendance.clone(),
             self.0.admission.memory().clone(),
             shards.head,
+            explain.enabled.then(witness),
         );
         let hub = LocalHub(Rc::new(RefCell::new(shard)));
         let ended = self.0.shard_ended.clone().drop_guard();
@@ -204,13 +219,19 @@ impl Hub {
     /// order, from one task.
     pub async fn deliver(&self, event: Event, delivery: Delivery) {
         let event = Arc::new(event);
-        let tally = enabled!(Level::DEBUG).then(|| Tally::of(&event));
+        let notes = Notes {
+            trail: self.remember_trail(&event, delivery),
+            tally: enabled!(Level::DEBUG).then(|| Tally::of(&event)),
+        };
         let head = event.id;
         self.0.history.write().push(&event);
         if let Some(tracked) = event.frame.tracked() {
             tracked.goes_to(self.shard_count());
         }
-        self.send(&Command::Deliver(event, delivery, tally), head)
+        if let Some(journey) = event.frame.journey() {
+            journey.goes_to(self.shard_count());
+        }
+        self.send(&Command::Deliver(event, delivery, notes), head)
             .await;
     }
 
@@ -266,6 +287,7 @@ impl Hub {
     /// Tells every session that events were lost on the way here. Nothing before can be replayed
     /// from then on.
     pub async fn gap(&self, gap: Gap) {
+        self.0.recent.lock().gap(gap);
         if let Some(to) = gap.to {
             let mut history = self.0.history.write();
             // Unless it has just been filled up to there.

@@ -64,8 +64,25 @@ pub enum GapReason {
     Overflow,
 }
 
+impl Gap {
+    /// Whether a place in the log lies in it.
+    pub(super) fn covers(&self, id: EventId) -> bool {
+        let behind = |from: EventId| from.epoch() == id.epoch() && id.position() > from.position();
+        let within = |to: EventId| to.epoch() == id.epoch() && id.position() <= to.position();
+        // One that names no places is of events that never had one.
+        match (self.from, self.to) {
+            (Some(from), Some(to)) if from.epoch() == to.epoch() => behind(from) && within(to),
+            // Of the log before, what came behind was never seen here.
+            (Some(from), Some(_)) => behind(from),
+            _ => false,
+        }
+    }
+}
+
 impl GapReason {
-    fn as_str(self) -> &'static str {
+    /// The reason's name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "expired",
             Self::Epoch => "epoch",

@@ -9,12 +9,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
 use super::meter::{Stopwatch, Waiting};
-use crate::event::{Class, Frame, Timestamp, Tracked};
+use crate::event::{Class, EventId, Frame, Timestamp, Tracked};
 
 /// An emptied queue with more places than this gives its memory back, so that a burst does not
 /// cost every idle session for ever.
@@ -54,6 +55,8 @@ pub(super) struct Batch {
     pub(super) tracked: Vec<Arc<Tracked>>,
     /// Who waits for frames of it to be written.
     pub(super) receipts: Vec<oneshot::Sender<()>>,
+    /// What the clock said, if it was looked at.
+    pub(super) now: Option<Instant>,
 }
 
 /// The queue.
@@ -79,15 +82,26 @@ impl Outbox {
 
     /// Queues a frame, within the limits.
     pub(super) fn push(&mut self, frame: Frame, limits: Limits) -> Push {
+        self.push_noting(frame, limits, |_| {})
+    }
+
+    /// The same; `shed` is told of each frame that is dropped, this one included.
+    pub(super) fn push_noting(
+        &mut self,
+        frame: Frame,
+        limits: Limits,
+        mut shed: impl FnMut(&Frame),
+    ) -> Push {
         if self.fits(&frame, limits) {
             self.append(frame);
             return Push::Queued { shed: 0 };
         }
         if frame.class() == Class::Ephemeral {
+            shed(&frame);
             return Push::Shed;
         }
         let before = self.frames.len();
-        self.shed_until_it_fits(&frame, limits);
+        self.shed_until_it_fits(&frame, limits, shed);
         if !self.fits(&frame, limits) {
             return Push::Overflow;
         }
@@ -131,6 +145,7 @@ impl Outbox {
                 events,
                 tracked,
                 receipts,
+                now: stopwatch.now(),
             });
         }
         let waiting = if self.lead.is_empty() {
@@ -156,6 +171,7 @@ impl Outbox {
             events,
             tracked,
             receipts,
+            now: stopwatch.now(),
         })
     }
 
@@ -174,6 +190,23 @@ impl Outbox {
         }
         self.give_back_memory();
         frames
+    }
+
+    /// Whether a frame of a kind waits.
+    pub(super) fn holds(&self, is: &dyn Fn(&Frame) -> bool) -> bool {
+        self.lead.iter().chain(&self.frames).any(is)
+    }
+
+    /// The first position that waits, if anything does; 0 where only what has none does.
+    pub(super) fn waits_from(&self) -> Option<u64> {
+        let position = |frame: &Frame| {
+            let id: EventId = frame.id()?.parse().ok()?;
+            frame.is_event().then(|| id.position())
+        };
+        let events = self.lead.iter().chain(&self.frames);
+        let mut events = events.filter(|frame| frame.is_event()).peekable();
+        events.peek()?;
+        Some(events.find_map(position).unwrap_or_default())
     }
 
     /// Whether nothing waits.
@@ -202,13 +235,19 @@ impl Outbox {
             || (self.frames.len() < limits.events && self.bytes + frame.len() <= limits.bytes)
     }
 
-    fn shed_until_it_fits(&mut self, frame: &Frame, limits: Limits) {
+    fn shed_until_it_fits(
+        &mut self,
+        frame: &Frame,
+        limits: Limits,
+        mut dropped: impl FnMut(&Frame),
+    ) {
         let before = self.frames.len();
         let (mut events, mut bytes) = (before, self.bytes);
         self.frames.retain(|waiting| {
             let full = events >= limits.events || bytes + frame.len() > limits.bytes;
             let shed = full && waiting.class() == Class::Ephemeral;
             if shed {
+                dropped(waiting);
                 events -= 1;
                 bytes -= waiting.len();
             }
@@ -232,8 +271,8 @@ impl Outbox {
             if frame.expires() && frame.is_expired(now()) {
                 continue;
             }
-            if let (true, Some(published)) = (is_live, frame.published()) {
-                stopwatch.written(published);
+            if is_live {
+                stopwatch.written(&frame);
             }
             return Some(frame);
         }
@@ -271,6 +310,7 @@ mod tests {
     use crate::hub::meter::Meter;
     use crate::hub::metrics::Metrics;
     use proptest::prelude::*;
+    use uuid::Uuid;
 
     const LIMITS: Limits = Limits {
         events: 4,
@@ -288,7 +328,7 @@ mod tests {
     fn drain(outbox: &mut Outbox) -> String {
         let mut text = Vec::new();
         let mut meter = Meter::new(Metrics::default());
-        while let Some(batch) = outbox.take(false, 64, now, meter.stopwatch()) {
+        while let Some(batch) = outbox.take(false, 64, now, meter.stopwatch(Uuid::nil())) {
             text.extend_from_slice(&batch.bytes);
         }
         String::from_utf8(text).unwrap()
@@ -359,7 +399,7 @@ mod tests {
                         prop_assert_eq!(outbox.len(), LIMITS.events);
                     }
                 }
-                if take && let Some(batch) = outbox.take(false, 64, now, meter.stopwatch()) {
+                if take && let Some(batch) = outbox.take(false, 64, now, meter.stopwatch(Uuid::nil())) {
                     written.push_str(std::str::from_utf8(&batch.bytes).unwrap());
                 }
             }

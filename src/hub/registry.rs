@@ -10,7 +10,7 @@ use slab::Slab;
 use crate::event::{Audience, Channel, Recipients, UserId};
 
 /// A session's place in the registry, valid from `add` to `remove`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionKey(u32);
 
 /// Sessions, what they carry (`S`), and the channels that they listen on.

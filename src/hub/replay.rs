@@ -82,6 +82,8 @@ pub(super) struct Replay {
     pub(super) frames: Vec<Frame>,
     /// How many of the frames were read from the log.
     pub(super) from_log: usize,
+    /// Up to here they were.
+    pub(super) read_up_to: u64,
     /// Whether the client came back from somewhere at all.
     pub(super) resumed: bool,
 }
@@ -161,6 +163,14 @@ impl Search {
             }
             self.changes.push((position, chat.clone(), joined));
         }
+    }
+
+    /// The joins (`true`) and leaves that were found, in their order.
+    #[must_use]
+    pub fn into_changes(mut self) -> Vec<(u64, ChatId, bool)> {
+        self.changes.sort_unstable_by_key(|change| change.0);
+        self.changes.dedup();
+        self.changes
     }
 
     /// Searches a stretch, both ends included; later stretches were searched before.
@@ -273,6 +283,7 @@ pub(super) fn plan(
         gap,
         frames: Vec::new(),
         from_log: 0,
+        read_up_to: 0,
         resumed: resume != Resume::Fresh,
     };
     let lost = |from: Option<EventId>| Gap {
@@ -327,6 +338,7 @@ pub(super) fn plan(
         gap,
         frames,
         from_log,
+        read_up_to,
         resumed: true,
     }
 }

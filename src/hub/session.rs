@@ -13,7 +13,8 @@ use super::meter::Waiting;
 use super::notice::End;
 use super::outbox::Outbox;
 use super::scope::{NamedChannels, Scope};
-use crate::event::{ChatId, MembershipChange, UserId};
+use super::witness::Start;
+use crate::event::{Channel, ChatId, MembershipChange, UserId};
 
 /// How long it may take to notice that a stream of a shared connection was given up.
 const BEAT: Duration = Duration::from_secs(5);
@@ -58,6 +59,8 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     /// Up to this position the client has everything, by an earlier stream on another shard.
     pub(super) has_up_to: u64,
+    /// How it began to be live.
+    pub(super) start: Start,
     /// The last event without a position that went through its shard before it was live.
     pub(super) after_unlogged: u64,
     /// The joins and leaves since its chats began to be looked up again.
@@ -70,6 +73,10 @@ pub(super) struct Session {
     pub(super) warned: bool,
     pub(super) opened_at: Instant,
     pub(super) events_sent: u64,
+    /// The last position when it was told to end.
+    pub(super) over_at: Option<u64>,
+    /// What was taken out of its outbox unwritten began here.
+    pub(super) unwritten: Option<u64>,
     pub(super) connection_id: Uuid,
     /// Set while the session shows that its user is here.
     pub(super) attending: Option<Attending>,
@@ -116,6 +123,7 @@ impl Session {
             phase: Phase::Pending(Vec::new()),
             outbox: Outbox::new(waiting),
             has_up_to: 0,
+            start: Start::default(),
             after_unlogged: 0,
             refresh: None,
             waker: None,
@@ -125,6 +133,8 @@ impl Session {
             warned: false,
             opened_at: now,
             events_sent: 0,
+            over_at: None,
+            unwritten: None,
             connection_id: opening.connection_id,
             attending: None,
             _permit: opening.permit,
@@ -146,6 +156,13 @@ impl Session {
             None => Scope::Own,
             Some(named) => Scope::Named((**named).clone()),
         }
+    }
+
+    /// The channels that were asked for by name, if it is a stream of such.
+    pub(super) fn asked_for(&self) -> Option<Vec<Channel>> {
+        let named = self.named_channels.as_ref()?;
+        let chats = named.as_member.iter().map(Channel::chat);
+        Some(named.granted.iter().cloned().chain(chats).collect())
     }
 
     /// Whether a join or leave of the user in `chat` concerns the session.

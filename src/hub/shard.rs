@@ -11,6 +11,8 @@
 mod find;
 mod sessions;
 
+pub(super) use find::ShardAccount;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -30,10 +32,12 @@ use super::meter::Meter;
 use super::metrics::Metrics;
 use super::notice::{self, End, Gap};
 use super::outbox::{Limits, Push};
+use super::recent::Routed;
 use super::registry::{Registry, SessionKey};
 use super::schedule::{Due, Schedule};
 use super::session::{Action, Phase, Session, Timing, connection_span};
 use super::settings::StreamConfig;
+use super::witness::{Gone, Start, Who, Witness};
 use crate::event::{Channel, Class, Event, EventId, Frame, MembershipChange, Timestamp, UserId};
 use crate::memory::Memory;
 
@@ -69,6 +73,8 @@ pub(super) struct Shard {
     serial: u32,
     /// Kept between events so that routing does not allocate.
     overflowed: Vec<SessionKey>,
+    /// Where it is remembered what became of sessions, unless that is off.
+    witness: Option<Witness>,
 }
 
 impl Shard {
@@ -79,6 +85,7 @@ impl Shard {
         attendance: Attendance,
         memory: Memory,
         head: EventId,
+        witness: Option<Witness>,
     ) -> Self {
         Self {
             registry: Registry::default(),
@@ -100,6 +107,7 @@ impl Shard {
             unlogged: 0,
             serial: 0,
             overflowed: Vec::new(),
+            witness,
         }
     }
 
@@ -108,13 +116,13 @@ impl Shard {
         self.head.epoch() == self.history.read().head().epoch()
     }
 
-    /// Routes one event; gives back how many sessions it was queued for.
-    pub(super) fn deliver(&mut self, event: &Event, delivery: Delivery, now: Instant) -> u64 {
+    /// Routes one event; gives back how many sessions it was queued for, and was not.
+    pub(super) fn deliver(&mut self, event: &Event, delivery: Delivery, now: Instant) -> Routed {
         // Who joins gets the event that says so, and so does who leaves.
         if let Some(change @ MembershipChange::Joined(user, _)) = &event.membership {
             self.change_membership(user, change, now);
         }
-        let recipients = self.route(event, delivery, now);
+        let routed = self.route(event, delivery, now);
         if let Delivery::Unlogged(number) = delivery {
             self.unlogged = number;
         }
@@ -124,14 +132,15 @@ impl Shard {
         if let Some(id) = event.id {
             self.head = id;
         }
-        recipients
+        routed
     }
 
-    fn route(&mut self, event: &Event, delivery: Delivery, now: Instant) -> u64 {
+    fn route(&mut self, event: &Event, delivery: Delivery, now: Instant) -> Routed {
         let Self {
             registry,
             overflowed,
             limits,
+            witness,
             ..
         } = self;
         let (mut recipients, mut shed) = (0, 0);
@@ -148,7 +157,14 @@ impl Shard {
             if !session.is_live() || position <= session.has_up_to {
                 return;
             }
+            let serial = session.serial;
+            let mut note = |frame: &Frame| {
+                if let Some(witness) = witness.as_mut() {
+                    witness.shed(Who { key, serial }, frame, now);
+                }
+            };
             if sheds {
+                note(&event.frame);
                 shed += 1;
                 return;
             }
@@ -156,7 +172,7 @@ impl Shard {
                 Some((number, only_id)) if session.after_unlogged < *number => only_id,
                 _ => &event.frame,
             };
-            match session.outbox.push(frame.clone(), *limits) {
+            match session.outbox.push_noting(frame.clone(), *limits, note) {
                 Push::Queued { shed: dropped } => {
                     recipients += 1;
                     shed += dropped as u64;
@@ -170,10 +186,23 @@ impl Shard {
         if let Some(tracked) = event.frame.tracked() {
             tracked.queued(recipients);
         }
+        let overflowed = self.overflowed.len() as u64;
+        if let Some(journey) = event.frame.journey() {
+            // Not when this thread's turn began.
+            journey.routed(recipients, shed, overflowed, Instant::now());
+        }
         while let Some(key) = self.overflowed.pop() {
             self.end(key, End::SlowConsumer, now);
+            if let (Some(id), Some(session)) = (event.id, self.registry.get_mut(key)) {
+                // This event is the first that it did without.
+                session.over_at = Some(id.position());
+            }
         }
-        recipients
+        Routed {
+            queued: recipients,
+            shed,
+            overflowed,
+        }
     }
 
     /// Tells every live session of a gap on the way to this instance.
@@ -187,6 +216,7 @@ impl Shard {
                 && positions_begin_anew
             {
                 session.has_up_to = 0;
+                session.start = Start::default();
             }
             self.say(key, frame.clone(), now);
         }
@@ -337,8 +367,11 @@ impl Shard {
             return;
         }
         session.phase = Phase::Ending(end);
+        session.over_at = Some(self.head.position());
         if end == End::SlowConsumer {
             // What waits can't be written in time; the client resumes behind what it has read.
+            let next = self.head.position() + 1;
+            session.unwritten = Some(session.outbox.waits_from().unwrap_or(next));
             session.outbox.clear();
         }
         session.outbox.append(notice::closing(end, retry_ms));
@@ -365,11 +398,17 @@ impl Shard {
         let Some(session) = self.registry.get_mut(key) else {
             return Poll::Ready(None);
         };
-        let stopwatch = self.meter.stopwatch();
+        let stopwatch = self.meter.stopwatch(session.connection_id);
         let (named, outbox) = (session.named, &mut session.outbox);
         if let Some(batch) = outbox.take(named, WRITE_BYTES, Timestamp::now, stopwatch) {
             session.events_sent += batch.events;
             session.waiting_since = None;
+            if let Some(witness) = &mut self.witness
+                && session.outbox.is_empty()
+            {
+                let serial = session.serial;
+                witness.drained(Who { key, serial }, batch.now.unwrap_or_else(Instant::now));
+            }
             self.metrics.written(batch.events, batch.bytes.len() as u64);
             for receipt in batch.receipts {
                 // Nobody may wait any more.
@@ -383,7 +422,11 @@ impl Shard {
             }
             return Poll::Ready(Some(batch.bytes));
         }
-        session.waiting_since = None;
+        if let (Some(_), Some(witness)) = (session.waiting_since.take(), &mut self.witness) {
+            // All that waited was past its time.
+            let serial = session.serial;
+            witness.drained(Who { key, serial }, Instant::now());
+        }
         if matches!(session.phase, Phase::Ending(_)) {
             return Poll::Ready(None);
         }
@@ -401,10 +444,16 @@ impl Shard {
         let Some(session) = self.registry.get_mut(key) else {
             return Poll::Ready(None);
         };
-        session.waiting_since = None;
-        let frames = session
-            .outbox
-            .take_frames(most, Timestamp::now, self.meter.stopwatch());
+        let waited = session.waiting_since.take().is_some();
+        let stopwatch = self.meter.stopwatch(session.connection_id);
+        let frames = session.outbox.take_frames(most, Timestamp::now, stopwatch);
+        if let Some(witness) = &mut self.witness
+            && waited
+            && session.outbox.is_empty()
+        {
+            let serial = session.serial;
+            witness.drained(Who { key, serial }, Instant::now());
+        }
         if !frames.is_empty() {
             let events = frames.iter().filter(|frame| frame.is_event()).count() as u64;
             session.events_sent += events;
@@ -442,6 +491,30 @@ impl Shard {
             self.unwatch(&user, key);
         }
         self.metrics.ended(session.client.transport, end);
+        if let Some(witness) = &mut self.witness
+            && end != End::NotOpened
+        {
+            witness.gone(Gone {
+                who: Who {
+                    key,
+                    serial: session.serial,
+                },
+                user: user.clone(),
+                connection: session.connection_id,
+                transport: session.client.transport,
+                named: session.asked_for(),
+                opened: session.opened_at,
+                ended: now,
+                end,
+                unwritten: session.unwritten.or_else(|| session.outbox.waits_from()),
+                start: session.start,
+                after_unlogged: session.after_unlogged,
+                head: EventId::unknown(
+                    self.head.epoch(),
+                    session.over_at.unwrap_or(self.head.position()),
+                ),
+            });
+        }
         let duration = now.saturating_duration_since(session.opened_at);
         connection_span(session.connection_id, &user).in_scope(|| {
             info!(

@@ -10,10 +10,13 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::DropGuard;
 use tracing::debug;
 
+use super::account::Matter;
 use super::handout::Handout;
 use super::inspect::{Finding, Question};
+use super::recent::Trail;
+use super::shard::ShardAccount;
 use super::{Delivery, Gap, LocalHub, StreamConfig};
-use crate::event::{Channel, ChatId, Event, UserId};
+use crate::event::{Channel, ChatId, Event, TraceId, UserId};
 
 /// The most commands that a shard handles before it lets its connections write. Half an outbox, in
 /// events or bytes, is a bound, too: a burst must not end sessions that read as fast as they are
@@ -26,7 +29,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// What a shard is told.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
-    Deliver(Arc<Event>, Delivery, Option<Arc<Tally>>),
+    Deliver(Arc<Event>, Delivery, Notes),
     Gap(Gap),
     /// A gap for those who listen on channels of these resources.
     GapOn(Gap, Arc<Vec<String>>),
@@ -35,6 +38,8 @@ pub(super) enum Command {
     BeginRefresh(mpsc::Sender<Vec<UserId>>),
     FinishRefresh(Arc<(UserId, Vec<ChatId>)>),
     Find(Arc<Question>, mpsc::Sender<Finding>),
+    /// Asks what is known of an event and a user.
+    Account(Arc<Matter>, mpsc::Sender<ShardAccount>),
     Hand(Arc<Handout>),
     /// Asks on which chats a user's own stream listens; answered only where there is one.
     ChatsHere(UserId, mpsc::Sender<Vec<ChatId>>),
@@ -42,10 +47,20 @@ pub(super) enum Command {
     Listeners(Arc<[Channel]>, mpsc::Sender<Vec<usize>>),
 }
 
+/// Where it is noted what becomes of an event.
+#[derive(Debug, Clone)]
+pub(super) struct Notes {
+    /// For whoever asks later.
+    pub(super) trail: Option<Arc<Trail>>,
+    /// For the log.
+    pub(super) tally: Option<Arc<Tally>>,
+}
+
 /// Counts an event's recipients over all shards, and logs the sum when the last one is done.
 #[derive(Debug)]
 pub(super) struct Tally {
     event: Arc<Event>,
+    trace: Option<TraceId>,
     recipients: AtomicU64,
 }
 
@@ -70,6 +85,7 @@ impl Tally {
     pub(super) fn of(event: &Arc<Event>) -> Arc<Self> {
         Arc::new(Self {
             event: Arc::clone(event),
+            trace: event.frame.journey().map(|journey| journey.context.trace()),
             recipients: AtomicU64::new(0),
         })
     }
@@ -125,11 +141,14 @@ impl ShardTask {
             && let Some(command) = commands.pop_front()
         {
             match command {
-                Command::Deliver(event, delivery, tally) => {
+                Command::Deliver(event, delivery, notes) => {
                     bytes += event.frame.len();
-                    let recipients = self.hub.0.borrow_mut().deliver(&event, delivery, now);
-                    if let Some(tally) = tally {
-                        tally.recipients.fetch_add(recipients, Ordering::Relaxed);
+                    let routed = self.hub.0.borrow_mut().deliver(&event, delivery, now);
+                    if let Some(trail) = notes.trail {
+                        trail.routed(routed);
+                    }
+                    if let Some(tally) = notes.tally {
+                        tally.recipients.fetch_add(routed.queued, Ordering::Relaxed);
                     }
                 }
                 Command::Gap(gap) => self.hub.0.borrow_mut().gap(&gap, now),
@@ -146,6 +165,10 @@ impl ShardTask {
                     let found = self.hub.0.borrow_mut().find(&question, now);
                     // Whoever asked may have gone.
                     let _ = answers.try_send(found);
+                }
+                Command::Account(matter, answers) => {
+                    let account = self.hub.0.borrow_mut().account(&matter, now);
+                    let _ = answers.try_send(account);
                 }
                 Command::Hand(handout) => self.hub.0.borrow_mut().hand(&handout, now),
                 Command::ChatsHere(user, answers) => {
@@ -177,6 +200,7 @@ impl Drop for Tally {
             kind = self.event.kind,
             id,
             recipients = self.recipients.load(Ordering::Relaxed),
+            trace_id = self.trace.map(|trace| trace.to_string()),
             "event routed"
         );
     }

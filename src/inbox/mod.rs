@@ -207,6 +207,26 @@ impl Inbox {
         }
     }
 
+    /// Whether a message waits for a user, `true`, or has waited and was delivered lately, `false`; `None` where
+    /// neither is known. `event` is its id on streams, `own` the one that it has of its own.
+    ///
+    /// # Errors
+    /// The record can't be read.
+    pub async fn about(
+        &self,
+        user: &UserId,
+        event: &str,
+        own: Option<&str>,
+    ) -> Result<Option<bool>, BucketError> {
+        let name = match self.0.one_log {
+            true => event,
+            false => own.unwrap_or(event),
+        };
+        let record = self.0.bucket.read(&Bucket::key(user)).await?;
+        let record = Record::read(record.as_ref().map(|record| &record.value[..]));
+        Ok(record.about(name))
+    }
+
     /// A message that is not to get lost has come from the bus. Tracked from before it was delivered.
     pub fn arrived(&self, message: Durable) {
         self.0.attended.seen(message.event);

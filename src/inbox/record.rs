@@ -215,6 +215,15 @@ impl Record {
         self.waiting.iter().any(|message| message.key == key)
     }
 
+    /// Whether a message waits, `true`, or was delivered lately, `false`; `None` where it is not known.
+    pub(super) fn about(&self, key: &str) -> Option<bool> {
+        let done = || self.done.iter().any(|done| done.key == key);
+        match self.holds(key) {
+            true => Some(true),
+            false => done().then_some(false),
+        }
+    }
+
     /// Whether anything waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()

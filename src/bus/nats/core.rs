@@ -13,6 +13,7 @@ use tracing::info;
 
 use super::connection::{Change, Connection};
 use super::jetstream::message_id;
+use super::trace_of;
 use crate::bus::log::LocalLog;
 use crate::bus::receipts::Receipts;
 use crate::bus::{Arrival, Loss, Message, Passage, StatusCell};
@@ -27,6 +28,8 @@ pub(super) struct CoreTask {
     pub(super) log: LocalLog,
     pub(super) status: StatusCell,
     pub(super) receipts: Receipts,
+    /// Whether anything is traced.
+    pub(super) traced: bool,
     /// The last subject seen: backends publish many messages on few subjects.
     pub(super) subject: Arc<str>,
 }
@@ -58,7 +61,9 @@ impl CoreTask {
             self.subject = Arc::from(message.subject.as_str());
         }
         let message_id = message_id(&message);
-        let known = message_id.as_deref().and_then(|id| self.receipts.find(id));
+        let known = message_id
+            .as_deref()
+            .and_then(|id| self.receipts.find_again(id, Instant::now()));
         if known.is_some() {
             // A shared log would not have taken it either.
             return true;
@@ -69,6 +74,10 @@ impl CoreTask {
         }
         let arrival = Arrival::Message(Message {
             subject: Arc::clone(&self.subject),
+            trace: self
+                .traced
+                .then(|| trace_of(message.headers.as_ref()))
+                .flatten(),
             payload: message.payload,
             id: Some(id),
             at: Timestamp::now(),

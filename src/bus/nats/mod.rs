@@ -13,7 +13,7 @@ pub mod jetstream;
 mod service;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::client::PublishErrorKind;
 use async_nats::header::NATS_MESSAGE_ID;
@@ -33,8 +33,9 @@ use self::core::CoreTask;
 use super::log::LocalLog;
 use super::receipts::Receipts;
 use super::subject::{Pattern, SubjectError};
-use super::{Bucket, Calls, Feed, PublishError, Source, Status, StatusCell, Submitted};
-use crate::event::{EventId, Timestamp};
+use super::{Bucket, Calls, Feed, PublishError, Source, Status, StatusCell, Submitted, Traces};
+use crate::event::{EventId, TRACEPARENT, TRACESTATE, Timestamp, TraceContext};
+use crate::trace::{Place, Tracer};
 use connection::Connection;
 use jetstream::{JetStreamConfig, LogError, LogMetrics, LogReader, LogTask};
 
@@ -58,6 +59,7 @@ pub struct NatsBus {
     service: Option<String>,
     /// How a shared log is kept, where there is one.
     jetstream: Option<JetStreamConfig>,
+    traces: Traces,
 }
 
 /// What the NATS bus counts.
@@ -112,6 +114,7 @@ impl Metrics {
 pub async fn open(
     config: &NatsConfig,
     log: Log<'_>,
+    tracer: Tracer,
     metrics: Metrics,
 ) -> Result<(NatsBus, NatsTask, Feed), ConnectError> {
     let patterns = distinct_patterns(config)?;
@@ -119,6 +122,7 @@ pub async fn open(
     if let Log::JetStream(jetstream, _) = log {
         subjects.push(jetstream.republished());
     }
+    let traced = tracer.is_on();
     let status = StatusCell::new(false, "not connected to NATS yet");
     let (connection, subscribers) = Connection::open(config, &subjects, metrics.clone()).await?;
     let (sender, feed) = Feed::new(Source::Nats);
@@ -135,6 +139,10 @@ pub async fn open(
             Log::Memory => None,
             Log::JetStream(jetstream, _) => Some(jetstream.clone()),
         },
+        traces: Traces {
+            tracer,
+            patterns: patterns.clone().into(),
+        },
     };
     let receipts = bus.receipts.clone();
     let subscriptions = select_all(subscribers);
@@ -146,6 +154,7 @@ pub async fn open(
             log: local,
             status,
             receipts,
+            traced,
             subject: Arc::from(""),
         })),
         Log::JetStream(jetstream, past) => {
@@ -158,6 +167,7 @@ pub async fn open(
                 receipts,
                 origin: bus.origin,
                 pending_limit: config.pending_limit,
+                traced,
             };
             let (task, reader) = LogTask::new(parts, jetstream, &patterns, past);
             bus.log = Some(reader);
@@ -165,6 +175,18 @@ pub async fn open(
         }
     };
     Ok((bus, NatsTask(task), feed))
+}
+
+/// Which trace a message belongs to, if its publisher says so. Some clients write the names of headers as HTTP
+/// has them.
+fn trace_of(headers: Option<&HeaderMap>) -> Option<TraceContext> {
+    let headers = headers?;
+    let get = |name: &'static str, other: &'static str| {
+        let value = headers.get(name).or_else(|| headers.get(other));
+        value.map(|value| value.as_str())
+    };
+    let parent = get(TRACEPARENT, "Traceparent")?;
+    TraceContext::read(parent, get(TRACESTATE, "Tracestate"), false)
 }
 
 fn distinct_patterns(config: &NatsConfig) -> Result<Vec<Pattern>, SubjectError> {
@@ -195,13 +217,14 @@ impl NatsBus {
         payload: Bytes,
         message_id: Option<&str>,
         log_only: bool,
+        place: Option<&Place>,
     ) -> Result<Submitted, PublishError> {
         let status = self.status();
         if !status.up {
             return Err(PublishError::Unavailable(status.detail));
         }
         let message_id = message_id.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
-        if let Some(before) = self.receipts.find(&message_id) {
+        if let Some(before) = self.receipts.find_again(&message_id, Instant::now()) {
             return Ok(Submitted::known(before));
         }
         let receipt = self.receipts.wait(&message_id);
@@ -209,6 +232,12 @@ impl NatsBus {
         headers.insert(NATS_MESSAGE_ID, message_id);
         if log_only {
             headers.insert(LOG_ONLY, "1");
+        }
+        if let Some(Place { context, .. }) = place {
+            headers.insert(TRACEPARENT, context.parent());
+            if let Some(state) = context.state() {
+                headers.insert(TRACESTATE, state);
+            }
         }
         let size = payload.len();
         let published = self
@@ -222,6 +251,18 @@ impl NatsBus {
             Ok(Err(error)) => Err(PublishError::Nats(error.into())),
             Err(_) => Err(PublishError::Unavailable("NATS takes nothing".to_owned())),
         }
+    }
+
+    pub(super) fn about(&self, message_id: &str) -> Option<(EventId, u32)> {
+        self.receipts.about(message_id)
+    }
+
+    pub(super) fn tracer(&self) -> &Tracer {
+        &self.traces.tracer
+    }
+
+    pub(super) fn patterns(&self) -> &[Pattern] {
+        &self.traces.patterns
     }
 
     pub(super) fn status(&self) -> Status {

@@ -25,7 +25,9 @@ pub(super) use stream::{StreamEvent, Streaming};
 use refusals::Shared;
 use security::Schemes;
 
-use super::{bus, channels, connections, development, events, health, history, messages, metrics};
+use super::{
+    bus, channels, connections, development, events, explain, health, history, messages, metrics,
+};
 use super::{online, pages, poll, probe, receipts, rejections, stats};
 
 /// What is true of all endpoints.
@@ -89,6 +91,7 @@ is answered with `Allow`, and any other method with 405 and the same header.
         connections::active,
         connections::listeners,
         rejections::list,
+        explain::explain,
         health::live,
         health::ready,
         health::health,

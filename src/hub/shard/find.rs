@@ -6,17 +6,30 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::Shard;
+use super::{Phase, Shard};
 use crate::event::{Channel, ChatId, Resource, Timestamp, UserId};
+use crate::hub::account::{self, Matter, SessionAccount, Standing, Subject};
 use crate::hub::inspect::{Connection, Filter, Finding, Question, Stats, Target};
 use crate::hub::notice::End;
 use crate::hub::registry::SessionKey;
+use crate::hub::witness::{Who, Witness};
 
 /// The most channels of a connection that are listed.
 const LISTED_CHANNELS: usize = 20;
 
+/// The most ended sessions of one user that are told of.
+const MOST_GONE: usize = 50;
+
 /// The most resources that are counted for themselves; clients choose their names.
 const RESOURCES: usize = 100;
+
+/// What one shard knows of a user and an event.
+#[derive(Debug, Default)]
+pub(in crate::hub) struct ShardAccount {
+    pub(in crate::hub) sessions: Vec<SessionAccount>,
+    /// Sessions that have ended since are remembered.
+    pub(in crate::hub) since: Option<Timestamp>,
+}
 
 impl Shard {
     /// Answers for the sessions of this shard.
@@ -29,6 +42,77 @@ impl Shard {
             }
             Question::End(target) => Finding::Ended(self.end_target(target, now)),
         }
+    }
+
+    /// What is known of a user's sessions and an event.
+    pub(in crate::hub) fn account(&mut self, matter: &Matter, now: Instant) -> ShardAccount {
+        let Some(witness) = self.witness.take() else {
+            return ShardAccount::default();
+        };
+        let head = self.head;
+        let mut sessions: Vec<SessionAccount> = witness
+            .of(&matter.user)
+            .map(|gone| {
+                let subject = Subject::of(gone);
+                let standing = match gone.head.epoch() == head.epoch() {
+                    true => matter.standing(&subject, head, |_| false, &witness, now),
+                    // The log that it listened to is no more.
+                    false => Standing::Over,
+                };
+                account::of_gone(gone, standing, now)
+            })
+            .collect();
+        // The latest of very many, as those who poll have.
+        let superfluous = sessions.len().saturating_sub(MOST_GONE);
+        sessions.drain(..superfluous);
+        for key in self.sessions_of(&matter.user) {
+            sessions.extend(self.account_of(key, matter, &witness, now));
+        }
+        let since = account::wall(witness.since(), now);
+        self.witness = Some(witness);
+        ShardAccount {
+            sessions,
+            since: Some(since),
+        }
+    }
+
+    fn account_of(
+        &mut self,
+        key: SessionKey,
+        matter: &Matter,
+        witness: &Witness,
+        now: Instant,
+    ) -> Option<SessionAccount> {
+        let listens = matter.names(|channel| self.registry.listens_on(key, channel));
+        let head = self.head;
+        let session = self.registry.get_mut(key)?;
+        if matches!(session.phase, Phase::Pending(_)) {
+            return None;
+        }
+        let subject = Subject {
+            who: Who {
+                key,
+                serial: session.serial,
+            },
+            start: &session.start,
+            after_unlogged: session.after_unlogged,
+            over: session.over_at.map(|head| (now, head, session.unwritten)),
+        };
+        let outbox = &session.outbox;
+        let standing = matter.standing(&subject, head, |is| outbox.holds(is), witness, now);
+        let ended = match session.phase {
+            Phase::Ending(end) => Some((account::wall(now, now), end.as_str().to_owned())),
+            Phase::Pending(_) | Phase::Live => None,
+        };
+        Some(SessionAccount {
+            connection_id: session.connection_id.simple().to_string(),
+            transport: session.client.transport,
+            opened_at: account::wall(session.opened_at, now),
+            ended,
+            named: session.asked_for().as_deref().map(account::told),
+            listens,
+            standing,
+        })
     }
 
     /// The chats that a user's own stream listens on; `None` where there is none.

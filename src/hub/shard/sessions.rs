@@ -14,6 +14,7 @@ use crate::hub::replay::{self, Comeback};
 use crate::hub::schedule::Due;
 use crate::hub::scope::{Interest, Scope};
 use crate::hub::session::{Opening, Phase, Session};
+use crate::hub::witness::{CameBack, Start};
 
 impl Shard {
     /// Adds a session that receives nothing until it is activated, but misses no join or leave.
@@ -128,6 +129,15 @@ impl Shard {
             lead.push(notice::caught_up(replayed, &head));
         }
         session.has_up_to = replay.from.position();
+        let comeback = replay.resumed.then(|| CameBack {
+            from: replay.from.position(),
+            gap: replay.gap,
+            log_up_to: replay.read_up_to,
+        });
+        session.start = Start {
+            live_from: head.position(),
+            comeback: comeback.map(Box::new),
+        };
         session.outbox.lead_with(lead);
         session.wake(now);
     }

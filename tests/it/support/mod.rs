@@ -7,6 +7,7 @@ use std::time::Duration;
 
 mod cable;
 mod cluster;
+mod collector;
 mod event_stream;
 mod http;
 mod http_stub;
@@ -31,6 +32,7 @@ pub(crate) mod web_proxy;
 
 pub(crate) use cable::Cable;
 pub(crate) use cluster::Cluster;
+pub(crate) use collector::{Collector, Manner, Span};
 pub(crate) use event_stream::{Event, EventStream, Parser};
 pub(crate) use http::{Request, Response};
 pub(crate) use http_stub::HttpStub;

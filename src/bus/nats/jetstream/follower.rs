@@ -24,7 +24,7 @@ use super::reader::Logged;
 use super::stream::Extent;
 use crate::bus::Arrival;
 use crate::bus::receipts::Receipts;
-use crate::event::{Epoch, EventId};
+use crate::event::{Epoch, EventId, TraceContext};
 
 /// Between two looks at the log's extent.
 const ROUTINE: Duration = Duration::from_secs(1);
@@ -60,6 +60,7 @@ pub(super) struct Published {
     pub(super) subject: Arc<str>,
     pub(super) payload: Bytes,
     pub(super) message_id: Option<String>,
+    pub(super) trace: Option<TraceContext>,
 }
 
 /// Why the log is looked at.

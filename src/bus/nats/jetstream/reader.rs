@@ -12,7 +12,8 @@ use futures_util::{StreamExt as _, TryFutureExt as _};
 use tokio::sync::Mutex;
 
 use super::stream::{Extent, LogError, LogStream};
-use crate::event::{Epoch, EventId, Timestamp};
+use crate::bus::nats::trace_of;
+use crate::event::{Epoch, EventId, Timestamp, TraceContext};
 
 /// The most positions that are read at once, unless the client library can't keep as many.
 const BATCH: u64 = 4_096;
@@ -39,6 +40,8 @@ pub struct Logged {
     pub at: Timestamp,
     /// What the publisher gave to have it deduplicated.
     pub message_id: Option<String>,
+    /// Which trace it belongs to, where anything is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// A part of a range.
@@ -59,14 +62,17 @@ pub struct LogReader {
     asked: Arc<Mutex<Option<(Instant, Extent)>>>,
     /// The most positions that are read at once.
     batch: u64,
+    /// Whether anything is traced.
+    traced: bool,
 }
 
 impl LogReader {
     /// `pending_limit` is how many messages of a subscription the client library keeps before it
-    /// drops them.
-    pub(super) fn new(stream: Arc<LogStream>, pending_limit: usize) -> Self {
+    /// drops them; `traced` whether anything is.
+    pub(super) fn new(stream: Arc<LogStream>, pending_limit: usize, traced: bool) -> Self {
         Self {
             stream,
+            traced,
             asked: Arc::default(),
             // One place is for what the server says at the end of a batch.
             batch: (pending_limit as u64).saturating_sub(1).clamp(1, BATCH),
@@ -142,7 +148,7 @@ impl LogReader {
         });
         let created = tokio::time::timeout(PATIENCE, created).await;
         let consumer = created.unwrap_or_else(|_| Err(silent()))?;
-        let fetched = collect(&consumer, epoch, from, to, max_bytes).await;
+        let fetched = collect(&consumer, epoch, (from, to), max_bytes, self.traced).await;
         let name = consumer.cached_info().name.clone();
         // It would go by itself after a while; whether this works changes nothing.
         let _ = timely(
@@ -163,9 +169,9 @@ enum Fetched {
 async fn collect(
     consumer: &PullConsumer,
     epoch: Epoch,
-    from: u64,
-    to: u64,
+    (from, to): (u64, u64),
     max_bytes: usize,
+    traced: bool,
 ) -> Result<Fetched, LogError> {
     let pending = consumer.cached_info().num_pending;
     let wanted = usize::try_from((to - from + 1).min(pending)).unwrap_or(usize::MAX);
@@ -201,7 +207,8 @@ async fn collect(
         let at = Timestamp::from(info.published);
         next = position + 1;
         if position <= to {
-            messages.push(logged(epoch, position, at, message.message));
+            let id = EventId::new(epoch, position, &message.payload);
+            messages.push(logged(id, at, message.message, traced));
         }
         if pending == 0 {
             next = next.max(to + 1);
@@ -213,11 +220,13 @@ async fn collect(
     Ok(Fetched::Batch(Batch { messages, next }))
 }
 
-fn logged(epoch: Epoch, position: u64, at: Timestamp, message: async_nats::Message) -> Logged {
+fn logged(id: EventId, at: Timestamp, message: async_nats::Message, traced: bool) -> Logged {
+    let headers = message.headers.as_ref().filter(|_| traced);
     Logged {
-        id: EventId::new(epoch, position, &message.payload),
+        id,
         message_id: message_id(&message),
         subject: Arc::from(message.subject.as_str()),
+        trace: trace_of(headers),
         payload: message.payload,
         at,
     }

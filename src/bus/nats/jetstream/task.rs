@@ -21,12 +21,12 @@ use super::follower::{Errand, Follower, Published};
 use super::metrics::LogMetrics;
 use super::reader::{Batch, LogReader, Logged, message_id};
 use super::stream::{Extent, LogError, LogStream};
-use crate::bus::nats::LOG_ONLY;
 use crate::bus::nats::connection::{Change, Connection};
+use crate::bus::nats::{LOG_ONLY, trace_of};
 use crate::bus::receipts::Receipts;
 use crate::bus::subject::Pattern;
 use crate::bus::{Arrival, StatusCell};
-use crate::event::{EventId, Timestamp};
+use crate::event::{EventId, Timestamp, TraceContext};
 
 /// How often the follower looks at its clock.
 const TICK: Duration = Duration::from_millis(50);
@@ -49,6 +49,8 @@ pub(in crate::bus::nats) struct Parts {
     pub(in crate::bus::nats) origin: EventId,
     /// Messages of a subscription that the client library keeps before it drops them.
     pub(in crate::bus::nats) pending_limit: usize,
+    /// Whether anything is traced.
+    pub(in crate::bus::nats) traced: bool,
 }
 
 /// Follows the log and fills the feed, until the feed is dropped.
@@ -70,6 +72,7 @@ pub(in crate::bus::nats) struct LogTask {
     refusals: u32,
     /// What the server does not let this client do, since the last connection.
     denied: Option<String>,
+    traced: bool,
     /// The last subject seen: backends publish many messages on few subjects.
     subject: Arc<str>,
 }
@@ -107,7 +110,7 @@ impl LogTask {
     ) -> (Self, LogReader) {
         let client = parts.connection.client().clone();
         let stream = Arc::new(LogStream::new(client, config, subjects));
-        let reader = LogReader::new(Arc::clone(&stream), parts.pending_limit);
+        let reader = LogReader::new(Arc::clone(&stream), parts.pending_limit, parts.traced);
         let follower = Follower::new(
             parts.origin,
             past,
@@ -131,6 +134,7 @@ impl LogTask {
             silent: None,
             refusals: 0,
             denied: None,
+            traced: parts.traced,
             subject: Arc::from(""),
         };
         (task, reader)
@@ -193,6 +197,7 @@ impl LogTask {
         let published = Published {
             subject,
             message_id: message_id(&message),
+            trace: self.trace(&message),
             payload: message.payload,
         };
         self.follower.published(published, now);
@@ -212,8 +217,15 @@ impl LogTask {
             subject,
             at: taken_at(headers),
             message_id: message_id(&message),
+            trace: self.trace(&message),
             payload: message.payload,
         })
+    }
+
+    fn trace(&self, message: &async_nats::Message) -> Option<TraceContext> {
+        self.traced
+            .then(|| trace_of(message.headers.as_ref()))
+            .flatten()
     }
 
     /// `false` once the client has stopped.

@@ -122,6 +122,7 @@ impl Follower {
             id: Some(logged.id),
             at: logged.at,
             passage,
+            trace: logged.trace,
         }));
     }
 
@@ -140,7 +141,7 @@ impl Follower {
         }
         while let Some((key, message)) = self.pairing.overdue(now) {
             self.say_doubt();
-            if self.is_duplicate(&message) {
+            if self.is_duplicate(&message, now) {
                 self.metrics.duplicates.inc();
                 continue;
             }
@@ -153,12 +154,13 @@ impl Follower {
                 id: None,
                 at: Timestamp::now(),
                 passage: Passage::Unlogged(tag),
+                trace: message.trace,
             }));
         }
     }
 
-    pub(super) fn is_duplicate(&self, message: &Published) -> bool {
+    pub(super) fn is_duplicate(&self, message: &Published, now: Instant) -> bool {
         let id = message.message_id.as_deref();
-        id.is_some_and(|id| self.receipts.find(id).is_some())
+        id.is_some_and(|id| self.receipts.find_again(id, now).is_some())
     }
 }

@@ -175,5 +175,6 @@ pub(super) fn logged(epoch: Epoch, position: u64, entry: &Entry) -> Logged {
         payload,
         at: Timestamp::from_millis(0),
         message_id: entry.message_id.clone(),
+        trace: None,
     }
 }

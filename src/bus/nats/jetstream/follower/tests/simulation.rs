@@ -314,6 +314,7 @@ impl World {
                     subject: Arc::from("a"),
                     payload: payload(content),
                     message_id,
+                    trace: None,
                 };
                 self.follower.published(published, self.now);
             }

@@ -1,0 +1,174 @@
+//! `explain`: why a user did or did not get an event. Exit code 0 where the user has it, 1 where not, 2 where
+//! that can't be told.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use notify_server::config::Config;
+use notify_server::event::UserId;
+use reqwest::Url;
+use serde_json::{Value, json};
+
+/// How long the server may take to answer: it waits for the other instances, and may have to read the log.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// In whose name the command asks when it makes its own token.
+const NOBODY: &str = "notify-server-cli";
+
+/// The exit code where nothing can be said.
+const UNKNOWN: u8 = 2;
+
+/// Who, what, and which server to ask.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The user
+    #[arg(long, value_parser = super::token::user)]
+    user: UserId,
+    /// The event: its id on streams, the id that its publisher gave it, or its Nats-Msg-Id
+    #[arg(long, value_name = "ID")]
+    event: String,
+    /// The server's address, of any instance [default: the configured one on this machine]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// A token with the claim notify.admin; without, one is made
+    #[arg(long, env = "NOTIFY_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Print all that is known as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let explanation = match ask(&config, &arguments).await {
+        Ok(explanation) => explanation,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Ok(ExitCode::from(UNKNOWN));
+        }
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&explanation)?);
+    } else {
+        print!("{}", in_words(&explanation));
+    }
+    Ok(match explanation["delivered"].as_bool() {
+        Some(true) => ExitCode::SUCCESS,
+        Some(false) => ExitCode::FAILURE,
+        None => ExitCode::from(UNKNOWN),
+    })
+}
+
+async fn ask(config: &Config, arguments: &Arguments) -> anyhow::Result<Value> {
+    let token = match &arguments.token {
+        Some(token) => token.clone(),
+        None => own_token(config)?,
+    };
+    let server = arguments.url.clone();
+    let server = server.unwrap_or_else(|| super::local_url(config));
+    let address = format!("{}/api/v1/explain", server.trim_end_matches('/'));
+    let parameters = [
+        ("user_id", arguments.user.to_string()),
+        ("event", arguments.event.clone()),
+    ];
+    let address = Url::parse_with_params(&address, parameters).context("--url")?;
+    let response = super::client(config, arguments.url.as_deref())
+        .timeout(TIMEOUT)
+        .build()?
+        .get(address)
+        .bearer_auth(token)
+        .send()
+        .await
+        .map_err(reqwest::Error::without_url)
+        .with_context(|| format!("no server answers at {server}"))?;
+    let status = response.status();
+    let body = response.text().await.unwrap_or_default();
+    if !status.is_success() {
+        bail!("the server answered {status}: {body}");
+    }
+    serde_json::from_str(&body).context("the server's answer is not JSON")
+}
+
+fn own_token(config: &Config) -> anyhow::Result<String> {
+    let mut claims = super::own_claims(config);
+    claims.insert("notify".to_owned(), json!({ "admin": true }));
+    let user = UserId::parse(NOBODY)?;
+    Ok(super::signer(config)?.sign(&user, Duration::from_secs(60), claims)?)
+}
+
+/// The sentence, the reason, and what it rests on.
+fn in_words(explanation: &Value) -> String {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut lines = vec![
+        text(&explanation["explanation"]),
+        format!("reason: {}", text(&explanation["reason"])),
+    ];
+    let event = &explanation["event"];
+    if event.is_object() {
+        let audience = event["audience"].as_array().into_iter().flatten();
+        let audience: Vec<String> = audience.map(text).collect();
+        let id = event["id"].as_str().unwrap_or("no id on streams");
+        lines.push(format!(
+            "event: {} ({id}) for {}",
+            text(&event["type"]),
+            audience.join(", ")
+        ));
+        if let Some(at) = event["at"].as_str() {
+            lines.push(format!("came: {at}"));
+        }
+    }
+    for stay in explanation["memberships"].as_array().into_iter().flatten() {
+        let then = match stay["then"].as_bool() {
+            Some(true) => "was in it then",
+            Some(false) => "was not in it then",
+            None => "whether then, is not known",
+        };
+        let now = if stay["now"] == true {
+            "is in it now"
+        } else {
+            "is not in it now"
+        };
+        lines.push(format!("chat {}: {then}, {now}", text(&stay["chat_id"])));
+    }
+    for session in explanation["sessions"].as_array().into_iter().flatten() {
+        let mut line = format!(
+            "stream {} on {}, since {}: {}",
+            text(&session["connection_id"]),
+            text(&session["instance"]),
+            text(&session["opened_at"]),
+            text(&session["outcome"]),
+        );
+        if let Some(by) = session["written_by"].as_str() {
+            line.push_str(&format!(", written by {by}"));
+        }
+        if let Some(at) = session["ended_at"].as_str() {
+            line.push_str(&format!(
+                ", ended {at} ({})",
+                text(&session["ended_because"])
+            ));
+        }
+        lines.push(line);
+    }
+    if let Some(times) = explanation["repeats"].as_u64().filter(|times| *times > 0) {
+        lines.push(format!(
+            "it was published {times} more times under the same message id, which counts for nothing"
+        ));
+    }
+    let missing = explanation["missing"].as_array().into_iter().flatten();
+    let missing: Vec<String> = missing.map(text).collect();
+    if !missing.is_empty() {
+        lines.push(format!(
+            "instances that do not answer: {}",
+            missing.join(", ")
+        ));
+    }
+    if let Some(since) = explanation["remembered_since"].as_str() {
+        lines.push(format!("recent events are remembered since {since}"));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}

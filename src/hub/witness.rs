@@ -1,0 +1,187 @@
+//! What a shard remembers of its sessions for those who ask later: which have ended, when outboxes were
+//! written to the end, what was shed. Pure, and bounded: the oldest make room.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use super::inspect::Transport;
+use super::notice::{End, Gap};
+use super::registry::SessionKey;
+use crate::event::{Channel, EventId, Frame, UserId};
+
+/// Times that an outbox was written to the end; 768 KiB on each thread.
+const DRAINS: usize = 32_768;
+
+/// Frames that were shed.
+const SHED: usize = 4_096;
+
+/// Tells a session from those that had its place before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Who {
+    pub(super) key: SessionKey,
+    pub(super) serial: u32,
+}
+
+/// How a session began to be live.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Start {
+    /// The last position before it: what came later came live.
+    pub(super) live_from: u64,
+    /// Where its client came back from; `None` where it is new. Few sessions of an idle server have this.
+    pub(super) comeback: Option<Box<CameBack>>,
+}
+
+/// Where a client came back from, and what it was given.
+#[derive(Debug, Clone)]
+pub(super) struct CameBack {
+    /// It had, or was told that it has missed, everything up to here.
+    pub(super) from: u64,
+    /// What it was told that it has missed.
+    pub(super) gap: Option<Gap>,
+    /// What it was given up to here was read from the log, and the rest from memory.
+    pub(super) log_up_to: u64,
+}
+
+/// A session that has ended.
+#[derive(Debug, Clone)]
+pub(super) struct Gone {
+    pub(super) who: Who,
+    pub(super) user: UserId,
+    pub(super) connection: Uuid,
+    pub(super) transport: Transport,
+    pub(super) named: Option<Vec<Channel>>,
+    pub(super) opened: Instant,
+    pub(super) ended: Instant,
+    pub(super) end: End,
+    pub(super) start: Start,
+    pub(super) after_unlogged: u64,
+    /// The last position when it ended.
+    pub(super) head: EventId,
+    /// What it was not written of what waited, if anything: from this position on.
+    pub(super) unwritten: Option<u64>,
+}
+
+/// The memory of one shard.
+#[derive(Debug)]
+pub(super) struct Witness {
+    most: usize,
+    gone: VecDeque<Gone>,
+    /// All that have ended since are here.
+    since: Instant,
+    drains: VecDeque<(Who, Instant)>,
+    shed: VecDeque<(Who, usize, Instant)>,
+}
+
+impl Witness {
+    /// Remembers at most so many sessions.
+    pub(super) fn new(most: usize, now: Instant) -> Self {
+        Self {
+            most,
+            gone: VecDeque::new(),
+            since: now,
+            drains: VecDeque::new(),
+            shed: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn gone(&mut self, gone: Gone) {
+        self.gone.push_back(gone);
+        while self.gone.len() > self.most {
+            if let Some(oldest) = self.gone.pop_front() {
+                self.since = oldest.ended;
+            }
+        }
+    }
+
+    /// An outbox was written to the end.
+    pub(super) fn drained(&mut self, who: Who, now: Instant) {
+        if self.drains.len() >= DRAINS {
+            self.drains.pop_front();
+        }
+        self.drains.push_back((who, now));
+    }
+
+    /// A frame was dropped for want of room.
+    pub(super) fn shed(&mut self, who: Who, frame: &Frame, now: Instant) {
+        if self.shed.len() >= SHED {
+            self.shed.pop_front();
+        }
+        self.shed.push_back((who, frame.address(), now));
+    }
+
+    /// Those of a user that have ended, in the order in which they did.
+    pub(super) fn of<'a>(&'a self, user: &'a UserId) -> impl Iterator<Item = &'a Gone> {
+        self.gone.iter().filter(move |gone| gone.user == *user)
+    }
+
+    /// All sessions that have ended since then are here.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// When a session's outbox was written to the end for the first time at or after a moment.
+    pub(super) fn drained_after(&self, who: Who, moment: Instant) -> Option<Instant> {
+        let from = self.drains.partition_point(|(_, at)| *at < moment);
+        let mut drains = self.drains.range(from..);
+        drains
+            .find(|(drained, _)| *drained == who)
+            .map(|(_, at)| *at)
+    }
+
+    /// Whether a frame was shed that came at a moment. Its place in memory may have been another's before.
+    pub(super) fn was_shed(&self, who: Who, frame: &Frame, came: Instant) -> bool {
+        let address = frame.address();
+        let mut shed = self.shed.iter();
+        shed.any(|(of, shed, at)| *of == who && *shed == address && *at >= came)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Class;
+    use std::time::Duration;
+
+    fn who(serial: u32) -> Who {
+        Who {
+            key: SessionKey::default(),
+            serial,
+        }
+    }
+
+    #[test]
+    fn drains_are_found_by_session_and_time() {
+        let start = Instant::now();
+        let mut witness = Witness::new(1, start);
+        for (serial, second) in [(1, 1), (2, 2), (1, 3)] {
+            witness.drained(who(serial), start + Duration::from_secs(second));
+        }
+        let after = |serial, second| {
+            let moment = start + Duration::from_secs(second);
+            let at = witness.drained_after(who(serial), moment)?;
+            Some(at.duration_since(start).as_secs())
+        };
+        assert_eq!(after(1, 0), Some(1));
+        assert_eq!(after(1, 2), Some(3));
+        assert_eq!(after(2, 3), None);
+        for _ in 0..DRAINS {
+            witness.drained(who(3), start + Duration::from_secs(4));
+        }
+        assert_eq!(witness.drains.len(), DRAINS);
+    }
+
+    #[test]
+    fn what_was_shed_is_told_from_what_had_its_place_before() {
+        let start = Instant::now();
+        let mut witness = Witness::new(1, start);
+        let frame = Frame::event(None, "t", b"1", Class::Ephemeral, None);
+        let other = Frame::event(None, "t", b"1", Class::Ephemeral, None);
+        witness.shed(who(1), &frame, start);
+        assert!(witness.was_shed(who(1), &frame, start));
+        assert!(!witness.was_shed(who(1), &frame, start + Duration::from_secs(1)));
+        assert!(!witness.was_shed(who(2), &frame, start));
+        assert!(!witness.was_shed(who(1), &other, start));
+    }
+}
