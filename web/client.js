@@ -50,9 +50,9 @@ function asProblem(thrown) {
   return thrown instanceof Error ? problem("network", thrown.message) : thrown;
 }
 async function refusal(answer) {
-  const said = await answer.json().catch(() => ({}));
-  const seconds = Number(answer.headers.get("retry-after"));
   const { status, headers } = answer;
+  const said = await answer.json().catch(() => ({}));
+  const seconds = Number(headers.get("retry-after"));
   const own = headers.get("content-type")?.includes("problem+json");
   return {
     code: "http",
@@ -84,13 +84,14 @@ var Api = class {
   /** `undefined` where the cookie counts; rejects with a Problem. */
   token() {
     if (!this.#kept) {
-      const asked = this.#ask();
-      this.#kept = asked;
-      asked.catch(() => {
-        if (this.#kept === asked) this.dropToken();
-      });
+      const asked = this.#kept = this.#ask();
+      asked.catch(() => this.#drop(asked));
     }
     return this.#kept;
+  }
+  /** Unless there is a newer one. */
+  #drop(kept) {
+    if (this.#kept === kept) this.dropToken();
   }
   /** The next one is a new one. */
   dropToken() {
@@ -106,14 +107,15 @@ var Api = class {
       throw problem("token", `getToken failed: ${error}`);
     }
     if (!token) throw SIGNED_OUT;
-    return String(token);
+    return token;
   }
   /** `fetch` with the token; a refused one is renewed once. */
   async fetch(path, init = {}, parameters = {}) {
     const { environment, url, withCredentials } = this.#settings;
     for (let renewed = false; ; renewed = true) {
       const headers = new Headers(init.headers);
-      const token = await this.token();
+      const kept = this.token();
+      const token = await kept;
       if (token) headers.set("authorization", `Bearer ${token}`);
       const answer = await environment.fetch(address(url, path, parameters), {
         credentials: withCredentials ? "include" : "same-origin",
@@ -121,7 +123,7 @@ var Api = class {
         headers
       });
       if (answer.status !== 401 || !token || renewed) return answer;
-      this.dropToken();
+      this.#drop(kept);
     }
   }
   /** The same, as JSON; throws a Problem. */
@@ -169,16 +171,13 @@ var EVENT_STREAM = "text/event-stream";
 async function fetchStream(api, path, parameters, signal, sink) {
   const answer = await api.fetch(path, { headers: { accept: EVENT_STREAM }, cache: "no-store", signal }, parameters);
   if (!answer.ok) throw await refusal(answer);
-  if (!answer.headers.get("content-type")?.startsWith(EVENT_STREAM) || !answer.body) {
-    throw problem("answer", "no event stream");
-  }
-  const reader = answer.body.getReader();
-  const decoder = new TextDecoder();
+  if (!answer.headers.get("content-type")?.startsWith(EVENT_STREAM)) throw problem("answer", "no event stream");
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   const take = parser(sink);
   for (; ; ) {
     const { done, value } = await reader.read();
     if (done) throw ENDED;
-    take(decoder.decode(value, { stream: true }));
+    take(value);
   }
 }
 function nativeStream({ environment, withCredentials }, url, signal, sink) {
@@ -191,6 +190,10 @@ function nativeStream({ environment, withCredentials }, url, signal, sink) {
 }
 
 // clients/js/src/link.ts
+function unknown(from = null, to) {
+  const gap = { type: "gap", reason: "unknown", from, to };
+  return [gap, void 0];
+}
 var PING_MS = 3e4;
 var SILENT_PINGS = 2.5;
 var BACKOFF_MIN_MS = 100;
@@ -231,7 +234,7 @@ var Link = class {
   async run() {
     this.#sink.state({ status: "connecting" });
     while (!this.#stopped) {
-      const ended = await (this.#polls ? this.#poll() : this.#follow());
+      const ended = await this.#follow();
       this.#next?.abort.abort();
       if (this.#stopped) return;
       const wait = this.#judge(this.#active, ended);
@@ -249,18 +252,19 @@ var Link = class {
     for (const end of this.#pauses) end();
     if (!this.#stopped && this.#active?.confirmedAt) void this.#replace(this.#active);
   }
-  // Streams
-  /** A stream, and those that take over from it, until the last of them ends. */
+  /** A poll until it fails or streaming works again; or a stream, and those that take over, until the last of them ends. */
   async #follow() {
-    let attempt = this.#open();
-    this.#active = attempt;
+    const polls = this.#polls;
+    let attempt = this.#active = this.#attempt(polls ? "poll" : "stream");
+    if (polls && !this.#never) void this.#probe(attempt);
     for (; ; ) {
       const ended = await attempt.ended;
+      if (polls) this.nudge();
       if (this.#active === attempt) return ended;
       attempt = this.#active;
     }
   }
-  #attempt(kind, begin) {
+  #attempt(kind) {
     const abort = new AbortController();
     const attempt = { abort, kind };
     attempt.ended = new Promise((resolve) => {
@@ -272,13 +276,11 @@ var Link = class {
         abort.abort();
       };
       abort.signal.onabort = over;
-      begin(attempt).then(over, over);
+      (kind === "poll" ? this.#poll(attempt) : this.#stream(attempt)).then(over, over);
     });
     return attempt;
   }
-  #open(kind = "stream") {
-    return this.#attempt(kind, (attempt) => this.#stream(attempt));
-  }
+  // Streams
   async #stream(attempt) {
     const api = this.#api;
     const settings2 = this.#settings;
@@ -288,14 +290,14 @@ var Link = class {
     this.#expect(attempt, settings2.timing.firstData);
     const probe = attempt.kind === "probe";
     const native = settings2.transport === "eventsource" && settings2.environment.EventSource && !(this.#failures % 2) && !probe;
-    attempt.native = !!native;
+    attempt.transport = native ? "eventsource" : "fetch";
     const parameters = { named: "false", last_event_id: this.#lastId };
     if (native && token) {
       parameters.ticket = (await api.json("events/ticket", { method: "POST", signal })).ticket;
       if (signal.aborted) return;
     }
-    const own = settings2.channels ? `sse/stream/${settings2.channels.map(encodeURIComponent).join()}` : "events";
-    const path = probe ? "api/sse/test" : own;
+    const { channels } = settings2;
+    const path = probe ? "api/sse/test" : channels ? `sse/stream/${channels.map(encodeURIComponent)}` : "events";
     const sink = {
       event: (data, id) => this.#take(attempt, data, id),
       retry: (ms) => this.#backoff = Math.max(ms, BACKOFF_MIN_MS)
@@ -313,10 +315,7 @@ var Link = class {
     const { type } = event;
     const now = Date.now();
     if (attempt.kind === "probe") {
-      if (!attempt.firstAt) {
-        attempt.firstAt = now;
-        return;
-      }
+      if (!attempt.firstAt) return void (attempt.firstAt = now);
       if (now - attempt.firstAt > APART_MS) attempt.confirmedAt = now;
       return attempt.abort.abort();
     }
@@ -327,7 +326,7 @@ var Link = class {
       const before = this.#active;
       this.#active = attempt;
       if (before !== attempt) before?.abort.abort();
-      this.#sink.state({ status: "open", transport: attempt.native ? "eventsource" : "fetch" });
+      this.#sink.state({ status: "open", transport: attempt.transport });
     }
     this.#expect(attempt, this.#pingMs * SILENT_PINGS);
     const own = id && id !== attempt.lastId ? id : void 0;
@@ -359,25 +358,18 @@ var Link = class {
   async #replace(old) {
     while (this.#active === old && !old.abort.signal.aborted && !this.#polls) {
       this.#next?.abort.abort();
-      const next = this.#open();
+      const next = this.#attempt("stream");
       this.#next = next;
       const ended = await next.ended;
       if (next.confirmedAt || !ended) return;
+      if (ended === SIGNED_OUT) return old.abort.abort(ended);
       this.#sink.problem(ended);
-      await this.#pause(this.#settings.timing.backoff);
+      if (ended.final) return;
+      await this.#pause(this.#delay(ended, this.#backoff));
     }
   }
   // Long poll
-  /** Polls until that fails, or streaming works again. */
-  async #poll() {
-    const attempt = this.#attempt("poll", (attempt2) => this.#pollOn(attempt2));
-    this.#active = attempt;
-    if (!this.#never) void this.#probe(attempt);
-    const ended = await attempt.ended;
-    this.nudge();
-    return ended;
-  }
-  async #pollOn(attempt) {
+  async #poll(attempt) {
     const api = this.#api;
     const settings2 = this.#settings;
     const { signal } = attempt.abort;
@@ -391,8 +383,8 @@ var Link = class {
       this.#expect(attempt, wait + firstData);
       const polled = await api.json("events/poll", { signal, cache: "no-store" }, {
         after,
-        wait: String(wait / 1e3),
-        channels: settings2.channels?.join()
+        wait: wait / 1e3,
+        channels: settings2.channels
       });
       clearTimeout(attempt.timer);
       if (signal.aborted) return;
@@ -402,8 +394,8 @@ var Link = class {
         this.#sink.state({ status: "polling" });
       }
       this.#lastId = polled.last_id ?? this.#lastId;
-      const gap = { type: "gap", reason: "unknown", from: after ?? null, to: polled.last_id };
-      const arrivals = [...polled.gap ? [gap] : [], ...polled.events].map((event) => [event, void 0]);
+      const arrivals = polled.events.map((event, n) => [event, polled.ids?.[n] ?? void 0]);
+      if (polled.gap) arrivals.unshift(unknown(after, polled.last_id));
       if (arrivals.length || after !== this.#lastId) this.#sink.events(arrivals, this.#lastId);
       else if (!first && Date.now() - began < SHORT_POLL_MS) await this.#pause(settings2.timing.backoff);
     }
@@ -417,7 +409,7 @@ var Link = class {
     for (let ms = this.#settings.timing.probe; !signal.aborted; ms = Math.min(ms * 2, PROBE_MAX_MS)) {
       await this.#pause(ms * (0.75 + this.#random() / 2));
       if (signal.aborted) return;
-      const probe = this.#open("probe");
+      const probe = this.#attempt("probe");
       this.#next = probe;
       await probe.ended;
       if (probe.confirmedAt && !signal.aborted) {
@@ -445,12 +437,12 @@ var Link = class {
     else if (failed.final) reason = "refused";
     const good = confirmedAt && Date.now() - confirmedAt >= GOOD_MS;
     if (good) this.#failures = 0;
-    if (this.#settings.getToken && reason === "token_expired") {
+    const { getToken, maxAttempts, timing } = this.#settings;
+    if (getToken && /^(token|key)_/.test(reason)) {
       this.#api.dropToken();
       reason = void 0;
       if (good) return 0;
     }
-    const { maxAttempts } = this.#settings;
     const attempt = ++this.#failures;
     if (!reason && attempt > maxAttempts) reason = "attempts";
     if (reason) {
@@ -458,10 +450,14 @@ var Link = class {
       this.#sink.state({ status: "closed", reason, problem: failed });
       return 0;
     }
-    const most = Math.min(this.#settings.timing.backoffMax, this.#backoff * 2 ** (attempt - 1));
-    const retryInMs = closing?.reconnect ? closing.retry_ms : (failed?.retryAfterMs ?? 0) + this.#random() * most;
+    const most = Math.min(timing.backoffMax, this.#backoff * 2 ** (attempt - 1));
+    const retryInMs = closing?.reconnect ? closing.retry_ms : this.#delay(failed, most);
     this.#sink.state({ status: "reconnecting", attempt, maxAttempts, retryInMs, problem: failed });
     return retryInMs;
+  }
+  /** Full jitter, beyond what the server asks for. */
+  #delay(failed, most) {
+    return (failed?.retryAfterMs ?? 0) + this.#random() * most;
   }
   /** Until the time is over, or somebody is impatient. */
   #pause(ms) {
@@ -478,6 +474,7 @@ var Link = class {
 };
 
 // clients/js/src/tabs.ts
+var QUIET_PINGS = 1.5;
 var FOR_ALL = ["disconnected", "attempts"];
 var Tabs = class {
   #name;
@@ -487,9 +484,6 @@ var Tabs = class {
   #link;
   #state;
   #confirmed;
-  /** Where this tab was when it joined: what came meanwhile is unknown if the leader is somewhere else. */
-  #was;
-  #heard = false;
   #timer;
   #left = new AbortController();
   #settings;
@@ -504,16 +498,20 @@ var Tabs = class {
   }
   async join() {
     this.leave();
-    this.#left = new AbortController();
-    const { signal } = this.#left;
+    const { signal } = this.#left = new AbortController();
     const { events, BroadcastChannel } = this.#settings.environment;
-    events?.addEventListener("online", () => this.#link?.nudge(), { signal });
-    events?.addEventListener("pagehide", () => this.leave(), { signal });
+    for (const type of ["online", "resume"]) {
+      events?.addEventListener(type, () => this.#link?.nudge(), { signal, capture: true });
+    }
+    events?.addEventListener("pagehide", () => {
+      this.leave();
+      const { signal: signal2 } = this.#left = new AbortController();
+      events.addEventListener("pageshow", () => void this.join(), { signal: signal2 });
+    }, { signal });
     const name = await this.#groupName();
     if (signal.aborted) return;
     this.#name = name;
     if (!name) return this.#lead();
-    this.#was = this.#lastId;
     this.#channel = new BroadcastChannel(name);
     this.#channel.onmessage = ({ data }) => this.#hear(data);
     this.#queueUp();
@@ -543,10 +541,9 @@ var Tabs = class {
   async #groupName() {
     const { share, environment, url, channels, lastEventId } = this.#settings;
     if (share === false || !environment.locks || !environment.BroadcastChannel || lastEventId) return;
-    const token = typeof share === "string" ? void 0 : await this.#api.token().catch(() => {
-    });
-    const who = typeof share === "string" ? share : claims(token || "");
-    return who && `notify-server ${url} ${channels?.join() ?? ""} ${who}`;
+    const who = typeof share === "string" ? share : claims(await this.#api.token().catch(() => {
+    }));
+    return who && `notify-server ${url} ${channels ?? ""} ${who}`;
   }
   // Following
   #queueUp(steal = false) {
@@ -559,11 +556,10 @@ var Tabs = class {
       return lock;
     };
     const options = steal ? { steal } : { signal: queue.signal };
-    this.#settings.environment.locks.request(this.#name, options, held).catch(() => {
+    this.#settings.environment.locks.request(this.#name, options, held).catch(({ name }) => {
       if (this.#queue !== queue || queue.signal.aborted) return;
-      this.#stepDown();
-      this.#queueUp();
-      this.#listen();
+      if (name === "AbortError") void this.join();
+      else this.#lead();
     });
   }
   #hear(said) {
@@ -573,51 +569,45 @@ var Tabs = class {
       return;
     }
     if (this.#link) return;
-    const { arrivals, lastId, state } = said;
-    this.#heard = true;
-    if (this.#was && lastId && this.#was !== lastId) {
-      this.#pass([[{ type: "gap", reason: "unknown", from: this.#was, to: lastId }, void 0]], lastId);
-    }
-    this.#was = void 0;
-    this.#pass(state && this.#confirmed ? [] : arrivals, lastId);
+    const { arrivals, lastId, from, state } = said;
+    this.#listen();
+    this.#pass(state && this.#confirmed ? [] : arrivals, lastId, from);
     if (!state) return;
     this.#state = state;
     if (state.status === "closed") this.leave();
     this.#sink.state(state);
   }
-  #pass(arrivals, lastId) {
+  #pass(arrivals, lastId, from) {
     this.#lastId = lastId ?? this.#lastId;
     this.#confirmed = arrivals.findLast(([event]) => event.type === "connection_confirmed") ?? this.#confirmed;
-    this.#sink.events(arrivals, lastId);
+    this.#sink.events(arrivals, lastId, from);
   }
   /** A leader that says nothing, not even when asked, is asleep or dead. */
   #listen(asked = false) {
     const { timing, environment } = this.#settings;
     const pingMs = this.#confirmed?.[0].ping_interval_ms || PING_MS;
     clearTimeout(this.#timer);
-    this.#heard = false;
     this.#timer = setTimeout(() => {
       if (this.#link) return;
-      if (this.#heard || !asked) {
-        if (!this.#heard) this.#say("hello");
-        return this.#listen(!this.#heard);
+      if (asked) {
+        this.#queue?.abort();
+        return this.#queueUp(true);
       }
-      this.#queue?.abort();
-      this.#queueUp(true);
-    }, asked ? timing.leaderAnswer * (1 + environment.random()) : pingMs);
+      this.#say("hello");
+      this.#listen(true);
+    }, asked ? timing.leaderAnswer * (1 + environment.random()) : pingMs * QUIET_PINGS);
   }
   #say(said) {
     this.#channel?.postMessage(said);
   }
   // Leading
   #lead() {
-    this.#was = void 0;
     const link = new Link(
       this.#settings,
       this.#api,
       {
         events: (arrivals, lastId) => {
-          this.#say({ arrivals, lastId });
+          this.#say({ arrivals, lastId, from: this.#lastId });
           this.#pass(arrivals, lastId);
         },
         state: (state) => this.#link === link && this.#linkState(state),
@@ -638,7 +628,8 @@ var Tabs = class {
     if (!closed) void this.#regroup();
   }
   #sayState() {
-    this.#say({ arrivals: this.#confirmed ? [this.#confirmed] : [], lastId: this.#lastId, state: this.#state });
+    const lastId = this.#lastId;
+    this.#say({ arrivals: this.#confirmed ? [this.#confirmed] : [], lastId, from: lastId, state: this.#state });
   }
   /** A renewed token can be one for somebody else, whose events are not for the tabs of this group. */
   async #regroup() {
@@ -662,7 +653,7 @@ var Client = class {
   #api;
   #tabs;
   /** Whether the page has ended it. */
-  #over = new AbortController();
+  #over = false;
   constructor(options) {
     const all = settings(options);
     this.#lastId = options.lastEventId;
@@ -671,7 +662,7 @@ var Client = class {
       all,
       this.#api,
       {
-        events: (arrivals, lastId) => this.#deliver(arrivals, lastId),
+        events: (arrivals, lastId, from) => this.#deliver(arrivals, lastId, from),
         state: (state) => this.#become(state),
         problem: (problem2) => this.#tell("=error", problem2)
       }
@@ -679,9 +670,6 @@ var Client = class {
     if (options.onState) this.onState(options.onState);
     if (options.onGap) this.onGap(options.onGap);
     if (options.onError) this.onError(options.onError);
-    all.environment.events?.addEventListener("pageshow", (event) => {
-      if (event.persisted && this.#state.status !== "closed") void this.#tabs.join();
-    }, { signal: this.#over.signal });
     void this.#tabs.join();
   }
   /** How the connection is doing. Another object whenever it changes. */
@@ -719,7 +707,7 @@ var Client = class {
   }
   /** Tries at once instead of waiting, also after the connection was given up. */
   reconnect() {
-    if (this.#over.signal.aborted) return;
+    if (this.#over) return;
     if (this.#state.status !== "closed") return this.#tabs.nudge();
     this.#api.dropToken();
     this.#become({ status: "connecting" });
@@ -727,7 +715,7 @@ var Client = class {
   }
   /** Ends it. Another tab takes the connection over. */
   close() {
-    this.#over.abort();
+    this.#over = true;
     this.#tabs.leave();
     if (this.#state.status !== "closed") this.#become({ status: "closed", reason: "closed", problem: void 0 });
   }
@@ -752,14 +740,15 @@ var Client = class {
     this.#state = state;
     this.#tell("=state", state);
   }
-  #deliver(arrivals, lastId) {
-    for (const [event, id] of arrivals) {
-      if (this.#over.signal.aborted) return;
+  #deliver(arrivals, lastId, from) {
+    const missed = from && this.#lastId && !this.#seen.has(from) ? [unknown(this.#lastId, from)] : [];
+    for (const [event, id] of [...missed, ...arrivals]) {
+      if (this.#over) return;
       if (id && !NOTICES.includes(event.type) && !this.#isNew(id)) continue;
       this.#tell(event.type, event, id);
       this.#tell("*", event, id);
     }
-    this.#lastId = lastId ?? this.#lastId;
+    if (lastId) this.#isNew(this.#lastId = lastId);
   }
   #isNew(id) {
     if (this.#seen.has(id)) return false;
