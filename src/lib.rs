@@ -17,6 +17,8 @@
 //! | [`transport`] | a session as the body of a response |
 //! | [`peers`] | the other instances: who is there, and asking all of them |
 //! | [`presence`] | who is online, over all instances, and telling it |
+//! | [`credential`], [`revocation`] | which token somebody was let in with; tokens that are good no longer |
+//! | [`reload`], [`watch`] | change without restart |
 //! | [`discovery`] | this instance in the directory of NATS services |
 //! | [`auth`] | from a token to an identity |
 //! | [`authorize`] | permissions that the backend is asked for |
@@ -43,6 +45,7 @@ pub mod bounds;
 pub mod bus;
 pub mod causes;
 pub mod config;
+pub mod credential;
 pub mod database;
 pub mod discovery;
 pub mod event;
@@ -63,9 +66,12 @@ pub mod peers;
 pub mod presence;
 pub mod refresh;
 pub mod rejections;
+pub mod reload;
+pub mod revocation;
 pub mod secret;
 pub mod source;
 pub mod telemetry;
 pub mod tls;
 pub mod transport;
 pub mod units;
+pub mod watch;

@@ -11,12 +11,13 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::auth::Revocations;
 use crate::bus::Bus;
 use crate::database::Database;
 use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::source::{notify, outbox};
-use crate::{archive, authorize, bus, http, hub, inbox, ingest, membership, presence, tls};
+use crate::{archive, authorize, bus, http, hub, inbox, ingest, membership, presence, reload, tls};
 use process::Process;
 
 /// What every name begins with, but those of the process.
@@ -47,6 +48,8 @@ pub struct Metrics {
     pub tls: tls::Metrics,
     /// Of looking memberships up.
     pub membership: membership::Metrics,
+    /// Of reading the configuration again.
+    pub reload: reload::Metrics,
     /// Of the HTTP layer.
     pub http: http::Metrics,
     /// Of limits that are met.
@@ -65,7 +68,7 @@ struct State {
 impl Metrics {
     /// Everything under its public name.
     #[must_use]
-    pub fn registry(&self, bus: Bus, database: Database) -> Registry {
+    pub fn registry(&self, bus: Bus, database: Database, revocations: &Revocations) -> Registry {
         let mut root = Registry::default();
         root.register_collector(Box::new(Process::new()));
         let registry = root.sub_registry_with_prefix(PREFIX);
@@ -86,6 +89,8 @@ impl Metrics {
         self.notify.register(registry);
         self.presence.register(registry);
         self.tls.register(registry);
+        revocations.register(registry);
+        self.reload.register(registry);
         self.http.register(registry);
         self.limits.register(registry);
         self.memory.register(registry);

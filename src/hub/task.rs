@@ -12,6 +12,7 @@ use tracing::debug;
 
 use super::handout::Handout;
 use super::inspect::{Finding, Question};
+use super::sentence::Sentence;
 use super::{Delivery, Gap, LocalHub, StreamConfig};
 use crate::event::{Channel, ChatId, Event, UserId};
 
@@ -36,6 +37,8 @@ pub(super) enum Command {
     FinishRefresh(Arc<(UserId, Vec<ChatId>)>),
     Find(Arc<Question>, mpsc::Sender<Finding>),
     Hand(Arc<Handout>),
+    /// Ends sessions by their tokens, and asks how many.
+    Sentence(Sentence, mpsc::Sender<usize>),
     /// Asks on which chats a user's own stream listens; answered only where there is one.
     ChatsHere(UserId, mpsc::Sender<Vec<ChatId>>),
     /// Asks how many sessions listen on each of some channels.
@@ -148,6 +151,10 @@ impl ShardTask {
                     let _ = answers.try_send(found);
                 }
                 Command::Hand(handout) => self.hub.0.borrow_mut().hand(&handout, now),
+                Command::Sentence(sentence, answers) => {
+                    let ended = self.hub.0.borrow_mut().sentence(&sentence, now);
+                    let _ = answers.try_send(ended);
+                }
                 Command::ChatsHere(user, answers) => {
                     if let Some(chats) = self.hub.0.borrow_mut().chats_of(&user) {
                         let _ = answers.try_send(chats);

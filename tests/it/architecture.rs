@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 /// For each module in `src/`, the others that it may name: those of earlier rows only, so that
 /// there are no loops.
-const ALLOWED: [(&str, &[&str]); 35] = [
+const ALLOWED: [(&str, &[&str]); 39] = [
     ("histogram", &[]),
     ("causes", &[]),
     ("event", &[]),
     ("units", &[]),
     ("secret", &[]),
+    ("credential", &[]),
+    ("watch", &["units"]),
     ("telemetry", &["units"]),
     ("tls", &["units"]),
     ("address", &[]),
@@ -21,9 +23,17 @@ const ALLOWED: [(&str, &[&str]); 35] = [
     ("bus", &["event", "secret", "units"]),
     (
         "hub",
-        &["address", "event", "histogram", "memory", "pace", "units"],
+        &[
+            "address",
+            "credential",
+            "event",
+            "histogram",
+            "memory",
+            "pace",
+            "units",
+        ],
     ),
-    ("auth", &["event", "secret", "units"]),
+    ("auth", &["credential", "event", "secret", "units"]),
     ("database", &["event", "secret", "units"]),
     ("membership", &["database", "event", "histogram", "units"]),
     ("messages", &["database", "event"]),
@@ -36,6 +46,10 @@ const ALLOWED: [(&str, &[&str]); 35] = [
     ("authorize", &["bus", "event", "units"]),
     ("peers", &["auth", "bus", "event", "hub"]),
     ("inbox", &["bus", "event", "hub", "peers"]),
+    (
+        "revocation",
+        &["auth", "bus", "credential", "event", "peers"],
+    ),
     (
         "ingest",
         &[
@@ -66,6 +80,7 @@ const ALLOWED: [(&str, &[&str]); 35] = [
             "authorize",
             "bus",
             "causes",
+            "credential",
             "database",
             "event",
             "hub",
@@ -79,6 +94,7 @@ const ALLOWED: [(&str, &[&str]); 35] = [
             "peers",
             "presence",
             "rejections",
+            "revocation",
             "secret",
             "source",
             "transport",
@@ -86,31 +102,6 @@ const ALLOWED: [(&str, &[&str]); 35] = [
         ],
     ),
     ("discovery", &["bus", "causes", "http", "peers"]),
-    (
-        "metrics",
-        &[
-            "archive",
-            "authorize",
-            "bus",
-            "database",
-            "http",
-            "hub",
-            "inbox",
-            "ingest",
-            "limits",
-            "source",
-            "membership",
-            "memory",
-            "presence",
-            "tls",
-        ],
-    ),
-    (
-        "bounds",
-        &[
-            "address", "event", "http", "hub", "limits", "listener", "memory", "metrics", "units",
-        ],
-    ),
     // Each section belongs to the module that reads it; the root only nests them.
     (
         "config",
@@ -129,6 +120,48 @@ const ALLOWED: [(&str, &[&str]); 35] = [
             "telemetry",
             "tls",
             "units",
+            "watch",
+        ],
+    ),
+    (
+        "reload",
+        &[
+            "auth",
+            "authorize",
+            "causes",
+            "config",
+            "event",
+            "http",
+            "secret",
+            "telemetry",
+            "watch",
+        ],
+    ),
+    (
+        "metrics",
+        &[
+            "archive",
+            "auth",
+            "authorize",
+            "bus",
+            "database",
+            "http",
+            "hub",
+            "inbox",
+            "ingest",
+            "limits",
+            "source",
+            "membership",
+            "memory",
+            "presence",
+            "reload",
+            "tls",
+        ],
+    ),
+    (
+        "bounds",
+        &[
+            "address", "event", "http", "hub", "limits", "listener", "memory", "metrics", "units",
         ],
     ),
 ];

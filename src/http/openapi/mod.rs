@@ -26,7 +26,7 @@ use refusals::Shared;
 use security::Schemes;
 
 use super::{bus, channels, connections, development, events, health, history, messages, metrics};
-use super::{online, pages, poll, probe, receipts, rejections, stats};
+use super::{online, pages, poll, probe, receipts, rejections, reload, revocations, stats};
 
 /// What is true of all endpoints.
 const ABOUT: &str = "\
@@ -86,9 +86,13 @@ is answered with `Allow`, and any other method with 405 and the same header.
         connections::end_user,
         stats::stats,
         connections::end,
+        revocations::revoke,
+        revocations::list,
+        revocations::lift,
         connections::active,
         connections::listeners,
         rejections::list,
+        reload::reload,
         health::live,
         health::ready,
         health::health,
