@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 pub use apply::{Parts, SetLimits};
@@ -109,23 +109,8 @@ impl ReloadTask {
         });
         let mut seen = self.origin.seen.clone();
         loop {
-            let hangup = async {
-                let heard = match &mut hangups {
-                    Some(hangups) => hangups.recv().await,
-                    None => None,
-                };
-                if heard.is_none() {
-                    std::future::pending::<()>().await;
-                }
-            };
-            let look = async {
-                match &mut looks {
-                    Some(looks) => looks.tick().await,
-                    None => std::future::pending().await,
-                };
-            };
             let waiting = tokio::select! {
-                () = hangup => {
+                () = hangup(&mut hangups) => {
                     info!(signal = "SIGHUP", "told to read the configuration again");
                     None
                 }
@@ -133,7 +118,7 @@ impl ReloadTask {
                     info!("asked to read the configuration again");
                     Some(waiting)
                 }
-                () = look => {
+                () = look(&mut looks) => {
                     let now = self.glance().await;
                     if now == seen {
                         continue;
@@ -244,4 +229,23 @@ impl ReloadTask {
             restart_needed,
         }
     }
+}
+
+/// The next signal; never where none can come.
+async fn hangup(hangups: &mut Option<Signal>) {
+    let heard = match hangups {
+        Some(hangups) => hangups.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The next look at the files; never where nobody looks.
+async fn look(looks: &mut Option<Interval>) {
+    match looks {
+        Some(looks) => looks.tick().await,
+        None => std::future::pending().await,
+    };
 }
