@@ -2,6 +2,7 @@
 //! and stops it in order. Nothing else spawns a task that outlives its caller.
 
 mod engine;
+mod renewal;
 mod serving;
 mod sources;
 
@@ -14,15 +15,17 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::auth::development::{Signer, SignerError};
-use crate::auth::{JwksTask, KeyError, Verifier};
+use crate::auth::{KeyConfig, KeyError, Verifier};
 use crate::authorize::Authorizer;
 use crate::bounds::Bounds;
 use crate::bus::LogError;
 use crate::bus::nats::ConnectError;
-use crate::config::Config;
+use crate::config::{Config, Reading};
 use crate::database::{Database, DatabaseError};
 use crate::discovery::Discovery;
-use crate::http::{ClientCertificates, Development, Exporter, Health, Pages, Parts};
+use crate::http::{
+    ClientCertificates, Development, Exporter, Health, Origins, Pages, Parts, Reloads,
+};
 use crate::hub::Hub;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
@@ -31,10 +34,13 @@ use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::peers::{Peers, instance_name};
 use crate::presence::Presence;
+use crate::reload::Origin;
+use crate::revocation::Revoker;
 use crate::source::notify::NameError;
 use crate::tls::{Tls, TlsError};
 use crate::trace::{Tracer, TracingError};
 use engine::Engine;
+use renewal::Renewal;
 
 /// How long the rest of the stop may take after the connections are gone.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -113,29 +119,30 @@ pub enum RunError {
 }
 
 impl Application {
-    /// Builds everything and begins to listen.
+    /// Builds everything and begins to listen. Where the configuration came from, it is read again when that
+    /// changes.
     ///
     /// # Errors
     /// Says what could not be built.
-    pub async fn build(mut config: Config) -> Result<Self, BuildError> {
+    pub async fn build(reading: Reading, origin: Origin) -> Result<Self, BuildError> {
         let files = serving::raise_file_limit();
-        let signer = development_signer(&mut config)?;
-        let (verifier, jwks) = Verifier::new(&config.auth)?;
+        let mut config = reading.config.clone();
+        let (signer, development_key) = development_signer(&mut config)?;
+        let (verifier, keys) = Verifier::new(&config.auth)?;
         let metrics = Metrics::default();
         let instance = instance_name(&machine_name());
         let mut tasks = Tasks::default();
-        let engine = Engine::build(&config, &metrics, instance, &mut tasks).await?;
+        let engine = Engine::build(&config, &metrics, instance, &verifier, &mut tasks).await?;
         let bounds = Bounds::new(&config.server, &metrics, &engine.hub, files);
         tasks.spawn("the memory task", metrics.memory.clone().run());
-        if let Some(jwks) = jwks {
-            tasks.spawn("the key set task", run_jwks(jwks));
-        }
+        tasks.spawn("the key task", keys.run());
+        let revoker = renewal::revoke(&verifier, &engine, &mut tasks);
         tasks.first_words(&engine.hub).await?;
         let token = config.metrics.token().map_err(BuildError::MetricsToken)?;
-        let registry = metrics.registry(engine.bus.clone(), engine.database.clone());
+        let (bus, database) = (engine.bus.clone(), engine.database.clone());
+        let registry = metrics.registry(bus, database, verifier.revocations());
         let exporter = Exporter::new(registry, token);
         let metrics_listener = serving::listen_for_scrapers(&config, &exporter, &bounds)?;
-        let exporter = metrics_listener.is_none().then_some(exporter);
         let health = Health::new(
             engine.peers.instance().to_owned(),
             engine.bus.clone(),
@@ -145,15 +152,28 @@ impl Application {
         );
         let own_database = config.owns_database().then(|| engine.database.clone());
         let development = signer.map(|signer| Development::new(signer, own_database));
-        let guards = (verifier, health.clone());
+        let (reloads, asked) = Reloads::new();
+        let guards = (verifier, health.clone(), revoker, reloads);
+        let exported = metrics_listener.is_none().then(|| exporter.clone());
+        let engine_and_bounds = (&engine, &bounds);
         let parts = parts(
             &config,
             &metrics,
-            (&engine, &bounds),
+            engine_and_bounds,
             guards,
-            exporter,
+            exported,
             development,
         )?;
+        let origins = Origins::new(&config.server.allowed_origins);
+        let renewal = Renewal {
+            parts: &parts,
+            bounds: bounds.clone(),
+            origins: origins.clone(),
+            exporter,
+            development_key,
+            metrics: metrics.reload.clone(),
+        };
+        renewal.spawn(reading, origin, asked, &mut tasks);
         let tls = match Tls::load(&config.tls, metrics.tls.clone())? {
             Some((tls, task)) => {
                 tasks.spawn("the certificate task", task.run());
@@ -161,7 +181,7 @@ impl Application {
             }
             None => None,
         };
-        let listener = serving::listen(&config, parts, &bounds, tls)?;
+        let listener = serving::listen(&config, parts, origins, &bounds, tls)?;
         let about = metadata(listener.address());
         let (bus, peers) = (&engine.bus, engine.peers.clone());
         let (discovery, task) = Discovery::new(bus, peers, health.clone(), about).await;
@@ -268,7 +288,7 @@ fn parts(
     config: &Config,
     metrics: &Metrics,
     (engine, bounds): (&Engine, &Bounds),
-    (verifier, health): (Verifier, Health),
+    (verifier, health, revoker, reloads): (Verifier, Health, Revoker, Reloads),
     exporter: Option<Exporter>,
     development: Option<Development>,
 ) -> Result<Parts, BuildError> {
@@ -299,6 +319,8 @@ fn parts(
         rejections: engine.rejections.clone(),
         proxies: bounds.proxies.clone(),
         rate: bounds.rate.clone(),
+        revoker,
+        reloads,
         pages: Pages::new(&config.server),
         metrics: metrics.http.clone(),
         exporter,
@@ -325,21 +347,17 @@ fn metadata(address: SocketAddr) -> HashMap<String, String> {
 }
 
 /// In development mode, the development key is one of the keys that tokens may be signed with.
-fn development_signer(config: &mut Config) -> Result<Option<Signer>, SignerError> {
+fn development_signer(
+    config: &mut Config,
+) -> Result<(Option<Signer>, Option<KeyConfig>), SignerError> {
     if !config.is_development() {
-        return Ok(None);
+        return Ok((None, None));
     }
     let (signer, key) = Signer::development(&config.data_dir)?;
     // Settled now: the key just added must not make it look like production.
     config.mode = crate::config::Mode::Development;
-    config.auth.keys.push(key);
-    Ok(Some(signer))
-}
-
-async fn run_jwks(task: JwksTask) {
-    if let Err(error) = task.run().await {
-        warn!(error = error.to_string(), "key sets can't be fetched");
-    }
+    config.auth.keys.push(key.clone());
+    Ok((Some(signer), Some(key)))
 }
 
 /// What runs until the server stops.

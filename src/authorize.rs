@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -22,7 +22,7 @@ use crate::units::{Period, one_or_more};
 const REMEMBERED: usize = 10_000;
 
 /// The `authorize` section of the configuration.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthorizeConfig {
     /// The resources of channels that the backend is asked about, where the token does not allow them.
@@ -82,7 +82,7 @@ pub struct Authorizer(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    config: AuthorizeConfig,
+    config: RwLock<Arc<AuthorizeConfig>>,
     calls: Calls,
     metrics: Metrics,
     remembered: Mutex<Remembered>,
@@ -108,19 +108,29 @@ impl Authorizer {
     #[must_use]
     pub fn new(config: AuthorizeConfig, calls: Calls, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
-            config,
+            config: RwLock::new(Arc::new(config)),
             calls,
             metrics,
             remembered: Mutex::default(),
         }))
     }
 
+    /// Asks otherwise from now on. What was answered before is asked again, if so; streams that are open stay.
+    pub fn set(&self, config: &AuthorizeConfig) {
+        let mut current = self.0.config.write();
+        if **current != *config {
+            *current = Arc::new(config.clone());
+            self.0.remembered.lock().clear();
+        }
+    }
+
     /// Whether the backend lets a user listen on a channel; `false` where it is not asked about channels
     /// of that kind.
     pub async fn may_subscribe(&self, user: &UserId, channel: &Channel) -> bool {
         let inner = &self.0;
+        let config = Arc::clone(&inner.config.read());
         let resource = channel.resource().as_str();
-        if !inner.config.resources.iter().any(|name| name == resource) {
+        if !config.resources.iter().any(|name| name == resource) {
             return false;
         }
         let key = (user.clone(), channel.clone());
@@ -129,11 +139,11 @@ impl Authorizer {
         {
             return *allowed;
         }
-        let Some(allowed) = inner.ask(user, channel).await else {
+        let Some(allowed) = inner.ask(&config, user, channel).await else {
             // Not remembered: the next one may be answered.
             inner.metrics.count("failed").inc();
             warn!(
-                subject = inner.config.subject,
+                subject = config.subject,
                 resource,
                 "the backend does not answer whether a user may listen, so the user may not"
             );
@@ -141,20 +151,25 @@ impl Authorizer {
         };
         let answer = if allowed { "allowed" } else { "denied" };
         inner.metrics.count(answer).inc();
-        inner.remember(key, allowed);
+        inner.remember(&config, key, allowed);
         allowed
     }
 }
 
 impl Inner {
-    async fn ask(&self, user: &UserId, channel: &Channel) -> Option<bool> {
+    async fn ask(
+        &self,
+        config: &AuthorizeConfig,
+        user: &UserId,
+        channel: &Channel,
+    ) -> Option<bool> {
         let asked = Asked {
             user_id: user,
             channel,
             action: "subscribe",
         };
         let question = serde_json::to_vec(&asked).ok()?;
-        let (subject, timeout) = (&self.config.subject, self.config.timeout.0);
+        let (subject, timeout) = (&config.subject, config.timeout.0);
         let answer = self
             .calls
             .request(subject, question.into(), timeout)
@@ -163,14 +178,19 @@ impl Inner {
         Some(reply.allow)
     }
 
-    fn remember(&self, key: (UserId, Channel), allowed: bool) {
+    fn remember(&self, config: &Arc<AuthorizeConfig>, key: (UserId, Channel), allowed: bool) {
+        // Not by what is in force no more.
+        let current = self.config.read();
+        if !Arc::ptr_eq(&current, config) {
+            return;
+        }
         let now = Instant::now();
         let mut remembered = self.remembered.lock();
         if remembered.len() >= REMEMBERED {
             remembered.retain(|_, (_, until)| *until > now);
         }
         if remembered.len() < REMEMBERED {
-            remembered.insert(key, (allowed, now + self.config.cache.0));
+            remembered.insert(key, (allowed, now + config.cache.0));
         }
     }
 }

@@ -18,6 +18,8 @@
 //! | [`peers`] | the other instances: who is there, and asking all of them |
 //! | [`explain`] | why a user did or did not get an event |
 //! | [`presence`] | who is online, over all instances, and telling it |
+//! | [`credential`], [`revocation`] | which token somebody was let in with; tokens that are good no longer |
+//! | [`reload`], [`watch`] | change without restart |
 //! | [`discovery`] | this instance in the directory of NATS services |
 //! | [`auth`] | from a token to an identity |
 //! | [`authorize`] | permissions that the backend is asked for |
@@ -45,6 +47,7 @@ pub mod bounds;
 pub mod bus;
 pub mod causes;
 pub mod config;
+pub mod credential;
 pub mod database;
 pub mod discovery;
 pub mod event;
@@ -66,6 +69,8 @@ pub mod peers;
 pub mod presence;
 pub mod refresh;
 pub mod rejections;
+pub mod reload;
+pub mod revocation;
 pub mod secret;
 pub mod source;
 pub mod telemetry;
@@ -73,3 +78,4 @@ pub mod tls;
 pub mod trace;
 pub mod transport;
 pub mod units;
+pub mod watch;

@@ -11,12 +11,15 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::auth::Revocations;
 use crate::bus::Bus;
 use crate::database::Database;
 use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::source::{notify, outbox};
-use crate::{archive, authorize, bus, http, hub, inbox, ingest, membership, presence, tls, trace};
+use crate::{
+    archive, authorize, bus, http, hub, inbox, ingest, membership, presence, reload, tls, trace,
+};
 use process::Process;
 
 /// What every name begins with, but those of the process.
@@ -49,6 +52,8 @@ pub struct Metrics {
     pub membership: membership::Metrics,
     /// Of traces.
     pub trace: trace::Metrics,
+    /// Of reading the configuration again.
+    pub reload: reload::Metrics,
     /// Of the HTTP layer.
     pub http: http::Metrics,
     /// Of limits that are met.
@@ -67,7 +72,7 @@ struct State {
 impl Metrics {
     /// Everything under its public name.
     #[must_use]
-    pub fn registry(&self, bus: Bus, database: Database) -> Registry {
+    pub fn registry(&self, bus: Bus, database: Database, revocations: &Revocations) -> Registry {
         let mut root = Registry::default();
         root.register_collector(Box::new(Process::new()));
         let registry = root.sub_registry_with_prefix(PREFIX);
@@ -89,6 +94,8 @@ impl Metrics {
         self.presence.register(registry);
         self.tls.register(registry);
         self.trace.register(registry);
+        revocations.register(registry);
+        self.reload.register(registry);
         self.http.register(registry);
         self.limits.register(registry);
         self.memory.register(registry);

@@ -15,14 +15,15 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::auth::{Identity, Tickets};
+use crate::auth::revocation::{Put, Revocation};
+use crate::auth::{Identity, Tickets, Verifier};
 use crate::bus::{Call, Calls};
 use crate::event::UserId;
-use crate::hub::{Account, Finding, Hub, Question, Sought, Totals};
+use crate::hub::{Account, End, Finding, Hub, Question, Sentence, Sought, Totals};
 
 /// Between two signs of life, and how long after the last one an instance counts as gone.
 const HELLO: Duration = Duration::from_secs(3);
@@ -50,6 +51,7 @@ struct Inner {
     instance: String,
     calls: Calls,
     hub: Hub,
+    verifier: Verifier,
     tickets: Tickets,
     started: Instant,
     /// What other instances say that waits for somebody.
@@ -86,6 +88,8 @@ enum Request {
     Waiting(Vec<Waiting>),
     /// Say what you know of an event and a user.
     Explain(Sought),
+    /// These are revoked, or no longer.
+    Revoke(Vec<Revocation>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,6 +101,8 @@ enum Reply {
     Summary(Summary),
     Redeemed(Option<Identity>),
     Explained(Box<Account>),
+    /// How many streams that has ended.
+    Revoked(usize),
 }
 
 /// One instance in numbers.
@@ -148,12 +154,14 @@ impl Peers {
         instance: String,
         calls: Calls,
         hub: Hub,
+        verifier: Verifier,
         waiting: mpsc::Sender<Waiting>,
     ) -> (Self, PeersTask) {
         let peers = Self(Arc::new(Inner {
             instance,
             calls,
             hub,
+            verifier,
             tickets: Tickets::default(),
             started: Instant::now(),
             waiting,
@@ -247,6 +255,24 @@ impl Peers {
             let request = Request::Waiting(waiting.to_vec());
             self.0.calls.tell_all(self.envelope(request)).await;
         }
+    }
+
+    /// Has all instances refuse what is revoked, and end its streams at once. Gives how many streams that
+    /// was.
+    pub async fn revoke(&self, revocations: Vec<Revocation>) -> Gathered<usize> {
+        let gathered = self.gather(Request::Revoke(revocations), PATIENCE).await;
+        gathered.filter_map(|reply| match reply {
+            Reply::Revoked(ended) => Some(ended),
+            _ => None,
+        })
+    }
+
+    /// Ends the streams here whose tokens are revoked; gives how many.
+    pub async fn end_revoked(&self) -> usize {
+        let revocations = self.0.verifier.revocations().clone();
+        let revoked = move |user: &UserId, credential: &_| revocations.revokes(user, credential);
+        let sentence = Sentence::new(End::TokenRevoked, Duration::ZERO, revoked);
+        self.0.hub.sentence(sentence).await
     }
 
     /// Whether this instance is the one among all that attends to a matter. While instances come and go,
@@ -353,6 +379,15 @@ impl Peers {
                     let _ = inner.waiting.try_send(waiting);
                 }
                 None
+            }
+            Request::Revoke(revocations) => {
+                let known = inner.verifier.revocations();
+                for revocation in revocations {
+                    if known.learn(revocation, false) == Put::Full {
+                        warn!("a revocation is not remembered because there are too many");
+                    }
+                }
+                Some(Reply::Revoked(self.end_revoked().await))
             }
             Request::Redeem(secret) => {
                 let identity = inner.tickets.redeem(secret, Instant::now());

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-const MASK: &str = "********";
+/// What stands where a secret would.
+pub const MASK: &str = "********";
 
 /// A secret text.
 #[derive(Clone, PartialEq, Eq, Deserialize)]

@@ -1,6 +1,8 @@
 //! Logging: to standard error, for people or as JSON.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -87,11 +89,28 @@ impl LoggingConfig {
     }
 }
 
+/// What is logged, for those who change it. Cheap to clone.
+#[derive(Clone)]
+pub struct Levels(Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>);
+
+impl Levels {
+    /// Logs what this filter lets through from now on; `false` where nothing is logged any more.
+    pub fn set(&self, filter: EnvFilter) -> bool {
+        (self.0)(filter)
+    }
+}
+
+impl fmt::Debug for Levels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Levels")
+    }
+}
+
 /// Begins logging. Lines are written until the guard is dropped.
 ///
 /// # Errors
 /// The level can't be understood, or logging was set up before.
-pub fn init(config: &LoggingConfig) -> Result<WorkerGuard, LoggingError> {
+pub fn init(config: &LoggingConfig) -> Result<(WorkerGuard, Levels), LoggingError> {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(WAITING_LINES)
         .lossy(true)
@@ -100,15 +119,24 @@ pub fn init(config: &LoggingConfig) -> Result<WorkerGuard, LoggingError> {
         .with_env_filter(config.filter()?)
         .with_span_events(FmtSpan::NONE)
         .with_writer(writer);
-    match config.format {
-        LogFormat::Human => builder.with_ansi(false).finish().try_init()?,
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .finish()
-            .try_init()?,
-    }
-    Ok(guard)
+    let levels = match config.format {
+        LogFormat::Human => {
+            let builder = builder.with_ansi(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.finish().try_init()?;
+            Levels(Arc::new(move |filter| handle.reload(filter).is_ok()))
+        }
+        LogFormat::Json => {
+            let builder = builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(true)
+                .with_span_list(false)
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.finish().try_init()?;
+            Levels(Arc::new(move |filter| handle.reload(filter).is_ok()))
+        }
+    };
+    Ok((guard, levels))
 }

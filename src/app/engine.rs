@@ -9,6 +9,7 @@ use super::sources::Sources;
 use super::{BuildError, RunError, Tasks, machine_name};
 use crate::acknowledgements::Acknowledgements;
 use crate::archive::Archive;
+use crate::auth::Verifier;
 use crate::bus::nats::ConnectError;
 use crate::bus::{Bucket, Bus, EmbeddedBus, Feed, LogKind, Traces, nats};
 use crate::config::Config;
@@ -57,6 +58,7 @@ impl Engine {
         config: &Config,
         metrics: &Metrics,
         instance: String,
+        verifier: &Verifier,
         tasks: &mut Tasks,
     ) -> Result<Self, BuildError> {
         let database = open_database(config).await?;
@@ -73,7 +75,8 @@ impl Engine {
         let (refresh, refresh_task) = Refresh::new(hub.clone(), membership.clone());
         tasks.spawn("the refresh task", refresh_task.run());
         let (told, tell) = mpsc::channel(TOLD);
-        let (peers, peers_task) = Peers::new(instance, bus.calls(), hub.clone(), told);
+        let (calls, guard) = (bus.calls(), verifier.clone());
+        let (peers, peers_task) = Peers::new(instance, calls, hub.clone(), guard, told);
         tasks.spawn("the peers task", peers_task.run());
         let (inbox, inbox_task) = Inbox::new(
             inbox::Parts {

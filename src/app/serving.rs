@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::BuildError;
 use crate::bounds::Bounds;
 use crate::config::Config;
-use crate::http::{self, Exporter, Gate, Parts};
+use crate::http::{self, Exporter, Gate, Origins, Parts};
 use crate::hub::Hub;
 use crate::listener::{self, Listener, SocketLimit};
 use crate::tls::Tls;
@@ -46,11 +46,11 @@ pub(super) fn raise_file_limit() -> usize {
 pub(super) fn listen(
     config: &Config,
     parts: Parts,
+    origins: Origins,
     bounds: &Bounds,
     tls: Option<Tls>,
 ) -> Result<Listener, BuildError> {
     let address = SocketAddr::new(config.host(), config.server.port);
-    let origins = config.server.allowed_origins.clone();
     let settings = listener::Settings {
         address,
         backlog: config.server.backlog,
@@ -91,7 +91,7 @@ pub(super) fn listen(
                 }
             })
             .wrap_fn(move |request, service| gate.pass(request, service))
-            .wrap(http::cors(&origins))
+            .wrap(origins.clone())
             .wrap(CatchPanic::default())
             .configure(move |service| http::configure(service, parts, local))
     };

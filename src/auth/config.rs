@@ -30,6 +30,8 @@ pub struct AuthConfig {
     pub max_token_bytes: usize,
     /// Between two looks at a `jwks_url`; an unknown `kid` asks for one sooner.
     pub jwks_refresh: Period,
+    /// How long a token stays revoked where nobody says when it expires: at least as long as tokens live.
+    pub revocation_age: Period,
 }
 
 /// One source of keys: exactly one of the six ways to give it.
@@ -68,6 +70,7 @@ impl Default for AuthConfig {
             user_id_claims: claims.map(str::to_owned).to_vec(),
             max_token_bytes: 8 * 1024,
             jwks_refresh: Period::secs(300),
+            revocation_age: Period::secs(30 * 24 * 3600),
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::credential::{Credential, Mark};
 use crate::event::{Channel, Id, Resource, UserId};
 
 /// Who a client is, as its token says.
@@ -14,6 +15,9 @@ pub struct Identity {
     pub grant: Grant,
     /// The token's `exp`, in Unix seconds; `None` without authentication.
     pub expires_at: Option<u64>,
+    /// Which token it was; `None` without authentication.
+    #[serde(default)]
+    pub credential: Option<Credential>,
 }
 
 /// The optional claim `notify`.
@@ -83,7 +87,22 @@ impl Identity {
             user: UserId::from(user),
             grant,
             expires_at: claims.get("exp").and_then(seconds),
+            credential: None,
         })
+    }
+
+    /// The same, with the token that it was read from and the key that has signed that.
+    pub(super) fn by(self, token: &str, claims: &Map<String, Value>, key: Mark) -> Self {
+        let id = claims.get("jti").and_then(Value::as_str);
+        Self {
+            credential: Some(Credential {
+                key,
+                id: id.map(token_id),
+                hash: Mark::of_token(token),
+                issued_at: claims.get("iat").and_then(seconds).unwrap_or(0),
+            }),
+            ..self
+        }
     }
 
     /// Whether the token allows listening on the channel, whatever chats its user is in: by a pattern, or
@@ -115,8 +134,14 @@ impl Identity {
                 ..Grant::default()
             },
             expires_at: None,
+            credential: None,
         }
     }
+}
+
+/// The mark of a claim `jti`.
+pub(super) fn token_id(jti: &str) -> Mark {
+    Mark::of("jti", jti.as_bytes())
 }
 
 /// The value at a path such as `user.id`. A claim whose name has dots, as URLs do, is found by

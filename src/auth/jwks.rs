@@ -7,13 +7,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jsonwebtoken::jwk::JwkSet;
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::Fetched;
 use super::config::AuthConfig;
-use super::keys::{self, VerificationKey};
+use super::keys::{self, KeyError, VerificationKey};
 use crate::secret::SecretUrl;
 
 /// Tokens with unknown keys can't have the sets fetched more often than this. Together with
@@ -37,19 +36,49 @@ const WAITING: usize = 1_024;
 #[derive(Debug)]
 pub(super) struct Refresher(mpsc::Sender<oneshot::Sender<()>>);
 
-/// Fetches key sets for as long as their verifier lives.
+/// Fetches key sets for as long as somebody verifies tokens with them.
 #[derive(Debug)]
-pub struct JwksTask {
+pub(super) struct JwksTask {
     config: AuthConfig,
-    sources: Vec<Source>,
     fetched: Arc<RwLock<Fetched>>,
     requests: mpsc::Receiver<oneshot::Sender<()>>,
+    /// Told when the keys are others than before.
+    changed: watch::Sender<()>,
 }
 
-#[derive(Debug)]
+/// The keys of all key sets.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fetched {
+    sources: Vec<Source>,
+    keys: Arc<Vec<VerificationKey>>,
+    /// Why a set is missing, if one is.
+    missing: Option<String>,
+}
+
+#[derive(Debug, Clone)]
 struct Source {
     url: SecretUrl,
     keys: Option<Vec<VerificationKey>>,
+}
+
+impl Fetched {
+    fn new(sources: Vec<Source>, missing: Option<String>) -> Self {
+        let keys = sources.iter().filter_map(|source| source.keys.as_ref());
+        Self {
+            keys: Arc::new(keys.flatten().cloned().collect()),
+            sources,
+            missing,
+        }
+    }
+
+    pub(super) fn keys(&self) -> &Arc<Vec<VerificationKey>> {
+        &self.keys
+    }
+
+    /// Why a set is missing, if one is.
+    pub(super) fn missing(&self) -> Option<&str> {
+        self.missing.as_deref()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,21 +93,77 @@ enum FetchError {
     NoKey,
 }
 
+/// What fetches key sets, and where they are to be found.
+pub(super) type Fetching = (Arc<RwLock<Fetched>>, Option<Refresher>, Option<JwksTask>);
+
+/// Key sets of which none was fetched yet.
 pub(super) fn new(
     config: &AuthConfig,
     urls: Vec<SecretUrl>,
-    fetched: Arc<RwLock<Fetched>>,
-) -> (Refresher, JwksTask) {
-    let (sender, requests) = mpsc::channel(WAITING);
-    fetched.write().missing = Some("no key set has been fetched yet".to_owned());
+    changed: watch::Sender<()>,
+) -> Fetching {
+    let missing = (!urls.is_empty()).then(|| "no key set has been fetched yet".to_owned());
     let source = |url| Source { url, keys: None };
+    let sources = urls.into_iter().map(source).collect();
+    begin(config, Fetched::new(sources, missing), changed)
+}
+
+/// Key sets of another configuration: those that are known are kept until they are fetched again, the
+/// others are fetched now.
+pub(super) async fn after(
+    config: &AuthConfig,
+    urls: Vec<SecretUrl>,
+    known: &Fetched,
+    changed: watch::Sender<()>,
+) -> Result<Fetching, KeyError> {
+    let (mut sources, mut missing) = (Vec::new(), None);
+    for url in urls {
+        let before = known.sources.iter().find(|source| source.url == url);
+        let keys = match before {
+            Some(Source {
+                keys: Some(keys), ..
+            }) => Some(keys.iter().map(|key| key.under(config)).collect()),
+            // It was missing before, and goes on being asked for.
+            Some(Source { keys: None, .. }) => {
+                missing = known.missing.clone();
+                None
+            }
+            None => Some(fetch_now(config, &url).await?),
+        };
+        sources.push(Source { url, keys });
+    }
+    Ok(begin(config, Fetched::new(sources, missing), changed))
+}
+
+async fn fetch_now(config: &AuthConfig, url: &SecretUrl) -> Result<Vec<VerificationKey>, KeyError> {
+    let fetched = async { fetch(&client()?, config, url).await };
+    fetched.await.map_err(|error: FetchError| KeyError::Fetch {
+        url: url.clone(),
+        why: chain(&error),
+    })
+}
+
+fn begin(config: &AuthConfig, fetched: Fetched, changed: watch::Sender<()>) -> Fetching {
+    let none = fetched.sources.is_empty();
+    let fetched = Arc::new(RwLock::new(fetched));
+    if none {
+        return (fetched, None, None);
+    }
+    let (sender, requests) = mpsc::channel(WAITING);
     let task = JwksTask {
         config: config.clone(),
-        sources: urls.into_iter().map(source).collect(),
-        fetched,
+        fetched: Arc::clone(&fetched),
         requests,
+        changed,
     };
-    (Refresher(sender), task)
+    (fetched, Some(Refresher(sender)), Some(task))
+}
+
+fn client() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .timeout(FETCH_TIMEOUT)
+        .user_agent(concat!("notify-server/", env!("CARGO_PKG_VERSION")))
+        .build()
 }
 
 impl Refresher {
@@ -93,15 +178,9 @@ impl Refresher {
 }
 
 impl JwksTask {
-    /// Runs until the verifier is dropped.
-    ///
-    /// # Errors
-    /// The HTTP client can't be built.
-    pub async fn run(mut self) -> Result<(), reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .timeout(FETCH_TIMEOUT)
-            .user_agent(concat!("notify-server/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+    /// Runs until nobody verifies tokens with these keys any more.
+    pub(super) async fn run(mut self) -> Result<(), reqwest::Error> {
+        let client = client()?;
         let mut next = Instant::now();
         let mut earliest = next;
         loop {
@@ -129,7 +208,8 @@ impl JwksTask {
     }
 
     fn pause(&self) -> Duration {
-        if self.sources.iter().all(|source| source.keys.is_some()) {
+        let fetched = self.fetched.read();
+        if fetched.sources.iter().all(|source| source.keys.is_some()) {
             self.config.jwks_refresh.0.max(MIN_INTERVAL)
         } else {
             RETRY
@@ -139,12 +219,12 @@ impl JwksTask {
     async fn fetch_all(&mut self, client: &reqwest::Client) {
         let mut missing = None;
         let config = &self.config;
-        let fetches = self
-            .sources
+        let mut sources = self.fetched.read().sources.clone();
+        let fetches = sources
             .iter()
             .map(|source| fetch(client, config, &source.url));
         let answers = join_all(fetches).await;
-        for (source, answer) in self.sources.iter_mut().zip(answers) {
+        for (source, answer) in sources.iter_mut().zip(answers) {
             match answer {
                 Ok(keys) => {
                     if source.keys.is_none() {
@@ -161,12 +241,15 @@ impl JwksTask {
                 }
             }
         }
-        let keys = self
-            .sources
-            .iter()
-            .filter_map(|source| source.keys.as_ref());
-        let keys = Arc::new(keys.flatten().cloned().collect());
-        *self.fetched.write() = Fetched { keys, missing };
+        let fetched = Fetched::new(sources, missing);
+        let marks = |keys: &[VerificationKey]| {
+            let marks = keys.iter().map(|key| key.mark);
+            marks.collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = std::mem::replace(&mut *self.fetched.write(), fetched);
+        if marks(&before.keys) != marks(self.fetched.read().keys()) {
+            self.changed.send_replace(());
+        }
     }
 }
 

@@ -3,12 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::hmac;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, Validation};
 use tracing::warn;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::RSAPublicKey;
 
 use super::config::{AuthConfig, KeyConfig};
+use crate::credential::Mark;
 use crate::secret::SecretUrl;
 
 /// A shared secret shorter than this is warned about, since it can be guessed offline from one
@@ -24,7 +28,56 @@ pub(super) struct VerificationKey {
     pub(super) kid: Option<String>,
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
+    /// Which key it is, however it was given.
+    pub(super) mark: Mark,
     pub(super) validation: Validation,
+}
+
+impl VerificationKey {
+    fn new(
+        config: &AuthConfig,
+        kid: Option<String>,
+        algorithm: Algorithm,
+        key: DecodingKey,
+    ) -> Self {
+        Self {
+            kid,
+            algorithm,
+            mark: mark(algorithm, &key),
+            key,
+            validation: validation(config, algorithm),
+        }
+    }
+
+    /// The same key, with what another configuration has tokens say.
+    pub(super) fn under(&self, config: &AuthConfig) -> Self {
+        Self {
+            validation: validation(config, self.algorithm),
+            ..self.clone()
+        }
+    }
+}
+
+/// A key has the same mark in PEM and in a key set. That of a secret is no easier to guess the secret from
+/// than a token is.
+fn mark(algorithm: Algorithm, key: &DecodingKey) -> Mark {
+    let kind = format!("{algorithm:?}");
+    let plain = |number: &[u8]| {
+        let start = number.iter().position(|byte| *byte != 0);
+        number[start.unwrap_or(number.len())..].to_vec()
+    };
+    let rsa = |n: &[u8], e: &[u8]| Mark::of(&kind, &[plain(n), plain(e)].concat());
+    match key.kind() {
+        DecodingKeyKind::RsaModulusExponent { n, e } => rsa(n, e),
+        DecodingKeyKind::SecretOrDer(secret) if algorithm == Algorithm::HS256 => {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+            Mark::of(&kind, hmac::sign(&key, b"which key of auth.keys").as_ref())
+        }
+        DecodingKeyKind::SecretOrDer(der) => match RSAPublicKey::from_der(der) {
+            Ok((_, key)) if algorithm == Algorithm::RS256 => rsa(key.modulus, key.exponent),
+            _ => Mark::of(&kind, der),
+        },
+    }
 }
 
 impl std::fmt::Debug for VerificationKey {
@@ -112,6 +165,14 @@ pub enum KeyError {
     /// A key set holds no usable key.
     #[error("auth.keys[{0}]: the key set has no signing key of type Ed25519, EC P-256 or RSA")]
     NoKey(usize),
+    /// A key set that is to be used from now on can't be fetched.
+    #[error("auth.keys: {url}: the key set can't be fetched: {why}")]
+    Fetch {
+        /// From where.
+        url: SecretUrl,
+        /// Why.
+        why: String,
+    },
 }
 
 /// Loads all configured keys.
@@ -142,12 +203,9 @@ fn load_one(
                 actual: algorithm,
             });
         }
-        loaded.keys.push(VerificationKey {
-            kid: key.kid.clone(),
-            algorithm,
-            key: decoding,
-            validation: validation(config, algorithm),
-        });
+        let kid = key.kid.clone();
+        let key = VerificationKey::new(config, kid, algorithm, decoding);
+        loaded.keys.push(key);
         Ok(())
     };
     let is_set = key.jwks_file.is_some() || key.jwks_url.is_some();
@@ -295,12 +353,10 @@ pub(super) fn from_set(config: &AuthConfig, set: &JwkSet) -> Vec<VerificationKey
             continue;
         };
         match DecodingKey::from_jwk(jwk) {
-            Ok(key) => keys.push(VerificationKey {
-                kid: jwk.common.key_id.clone(),
-                algorithm,
-                key,
-                validation: validation(config, algorithm),
-            }),
+            Ok(key) => {
+                let kid = jwk.common.key_id.clone();
+                keys.push(VerificationKey::new(config, kid, algorithm, key));
+            }
             // One broken key is no reason to do without the others.
             Err(error) => warn!(
                 kid = jwk.common.key_id,

@@ -33,7 +33,7 @@ fn sign(config: &AuthConfig, claims: &Value) -> String {
 }
 
 fn verify(config: &AuthConfig, token: &str) -> Result<Identity, TokenError> {
-    Verifier::new(config).unwrap().0.verify_now(token)
+    Verifier::new(config).unwrap().0.ring().verify_now(token)
 }
 
 fn now() -> u64 {

@@ -1,5 +1,7 @@
 //! Small records that all instances share: a JetStream key-value bucket, or this process's memory.
 
+mod changes;
+
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +17,8 @@ use rand::Rng as _;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use uuid::Uuid;
+
+pub use changes::{Changes, Place};
 
 use super::nats::jetstream::{JetStreamConfig, Storage};
 
@@ -94,13 +98,18 @@ impl Bucket {
         }))))
     }
 
-    /// In JetStream, kept as the log is; made when it is used first.
-    pub(super) fn in_jetstream(context: Context, config: &JetStreamConfig, name: &str) -> Self {
+    /// In JetStream, kept where the log is, each record for `age`; made when it is used first.
+    pub(super) fn in_jetstream(
+        context: Context,
+        config: &JetStreamConfig,
+        name: &str,
+        age: Duration,
+    ) -> Self {
         let config = kv::Config {
             bucket: format!("{}_{name}", config.stream),
             description: "Records of notify-server".to_owned(),
             history: 1,
-            max_age: config.max_age.0,
+            max_age: age,
             max_bytes: MAX_BYTES,
             storage: match config.storage {
                 Storage::File => StorageType::File,

@@ -10,6 +10,9 @@ use futures_util::stream::{BoxStream, SelectAll, StreamExt as _, select_all};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
+/// What the subjects for answers begin with.
+const INBOX: &str = "_INBOX.";
+
 /// How long the NATS client may take to take what is told.
 const TELLING: Duration = Duration::from_secs(1);
 
@@ -69,6 +72,26 @@ impl Calls {
             client: client.clone(),
         });
         calls.chain(futures_util::stream::pending()).boxed()
+    }
+
+    /// What others ask all instances on a topic. Never ends.
+    pub async fn asked(&self, topic: &str) -> BoxStream<'static, Call> {
+        let Some(line) = &self.0 else {
+            return futures_util::stream::pending().boxed();
+        };
+        let client = line.client.clone();
+        let asked = match client.subscribe(line.topic(topic)).await {
+            Ok(subscriber) => subscriber
+                .map(move |message| Call {
+                    payload: message.payload,
+                    reply: message.reply,
+                    client: client.clone(),
+                })
+                .boxed(),
+            // Refused only once the client has stopped, and the server with it.
+            Err(_) => futures_util::stream::empty().boxed(),
+        };
+        asked.chain(futures_util::stream::pending()).boxed()
     }
 
     /// Whether others can be reached.
@@ -160,6 +183,14 @@ impl Line {
 }
 
 impl Call {
+    /// Whether the answer goes to somebody's inbox. Whoever may ask on a subject must not have this instance
+    /// publish on any other one.
+    #[must_use]
+    pub fn is_from_inbox(&self) -> bool {
+        let reply = self.reply.as_ref();
+        reply.is_some_and(|reply| reply.starts_with(INBOX))
+    }
+
     /// Answers, if an answer is waited for.
     pub async fn answer(self, payload: Bytes) {
         if let Some(reply) = self.reply {

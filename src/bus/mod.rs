@@ -14,12 +14,13 @@ pub mod subject;
 mod traces;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
-pub use bucket::{Bucket, BucketError, Record};
+pub use bucket::{Bucket, BucketError, Changes, Place, Record};
 pub use calls::{Answers, Call, Calls};
 pub use embedded::EmbeddedBus;
 pub use nats::jetstream::{Batch, Extent, JetStreamConfig, LogError, LogKind, LogReader, Logged};
@@ -314,7 +315,16 @@ impl Bus {
     pub fn bucket(&self, name: &str) -> Option<Bucket> {
         match self {
             Self::Embedded(_) => None,
-            Self::Nats(bus) => bus.bucket(name),
+            Self::Nats(bus) => bus.bucket(name, None),
+        }
+    }
+
+    /// Records that are shared as the log is, each kept for `age`; `None` where it is not.
+    #[must_use]
+    pub fn bucket_of_age(&self, name: &str, age: Duration) -> Option<Bucket> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Nats(bus) => bus.bucket(name, Some(age)),
         }
     }
 

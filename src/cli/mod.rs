@@ -8,6 +8,7 @@ mod health;
 mod listen;
 mod migrate;
 mod publish;
+mod revoke;
 mod serve;
 mod token;
 
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use notify_server::auth::development::{Signer, SignerError};
-use notify_server::config::{Config, ConfigError, Overrides, load};
+use notify_server::config::{Config, ConfigError, Overrides, Reading, read};
 use notify_server::telemetry::LogFormat;
 use serde_json::{Map, Value};
 
@@ -69,6 +70,8 @@ enum Command {
     Token(token::Arguments),
     /// Publish a JSON payload on a subject, through NATS or a running server
     Publish(publish::Arguments),
+    /// Revoke a token, or all that a user was given so far, on all instances
+    Revoke(revoke::Arguments),
     /// Open a user's stream and print what arrives
     Listen(listen::Arguments),
     /// Print the effective configuration, secrets masked, or what is wrong with it
@@ -93,9 +96,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // Not for every command: the doctor examines another machine's server.
     let config = || options.load();
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => block_on(serve::run(config()?, options.config.as_deref())),
+        Command::Serve => block_on(serve::run(options)),
         Command::Token(arguments) => token::run(&config()?, arguments),
         Command::Publish(arguments) => block_on(publish::run(config()?, arguments)),
+        Command::Revoke(arguments) => block_on(revoke::run(config()?, arguments)),
         Command::Listen(arguments) => block_on(listen::run(config()?, arguments)),
         Command::CheckConfig => check_config::run(&config()?),
         Command::Migrate(arguments) => block_on(migrate::run(config()?, arguments)),
@@ -114,9 +118,15 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 
 impl Options {
     fn load(&self) -> Result<Config, ConfigError> {
-        let explicit = self.config.is_some();
-        let file = self.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
-        load(&file, explicit, environment(), &self.overrides())
+        self.source().read().map(|reading| reading.config)
+    }
+
+    fn source(&self) -> Source {
+        Source {
+            file: self.config.clone().unwrap_or_else(|| DEFAULT_FILE.into()),
+            required: self.config.is_some(),
+            overrides: self.overrides(),
+        }
     }
 
     fn overrides(&self) -> Overrides {
@@ -143,6 +153,20 @@ impl Options {
         .into_iter()
         .filter_map(|(key, text, flag)| Some((key, text?, flag)))
         .collect()
+    }
+}
+
+/// Where the configuration comes from, besides the environment.
+struct Source {
+    file: PathBuf,
+    /// Whether the file has to be there.
+    required: bool,
+    overrides: Overrides,
+}
+
+impl Source {
+    fn read(&self) -> Result<Reading, ConfigError> {
+        read(&self.file, self.required, environment(), &self.overrides)
     }
 }
 

@@ -1,19 +1,26 @@
 //! `serve`: runs the server until it is told to stop.
 
+use std::io::{IsTerminal as _, stdin};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use notify_server::app::Application;
-use notify_server::config::Config;
+use notify_server::reload::{Origin, glance};
 use notify_server::telemetry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-pub(super) async fn run(config: Config, file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let _logging = telemetry::init(&config.logging)?;
+use super::Options;
+
+pub(super) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal during the start is not the default one.
-    let stop = StopSignals::new()?;
+    let (stop, hangups) = (StopSignals::new()?, signal(SignalKind::hangup())?);
+    let mut source = options.source();
+    let reading = source.read()?;
+    let (config, file) = (&reading.config, options.config.as_deref());
+    let (_logging, levels) = telemetry::init(&config.logging)?;
     let development = config.is_development();
     let authenticated = config.auth.enabled;
     info!(
@@ -26,7 +33,16 @@ pub(super) async fn run(config: Config, file: Option<&Path>) -> anyhow::Result<E
     if !config.auth.enabled {
         warn!("authentication is off: whoever reaches this server can be anyone");
     }
-    let application = Application::build(config).await?;
+    // One that was there is not left out because it is not there for a moment.
+    source.required |= source.file.exists();
+    let origin = Origin {
+        seen: glance(config, &source.file),
+        file: source.file.clone(),
+        read: Arc::new(move || source.read()),
+        hangups: Some(hangups),
+        levels,
+    };
+    let application = Application::build(reading, origin).await?;
     let address = application.address();
     info!(address = address.to_string(), "listening");
     if let Some(address) = application.metrics_address() {
@@ -42,6 +58,9 @@ pub(super) async fn run(config: Config, file: Option<&Path>) -> anyhow::Result<E
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    /// Whether somebody has started it in a terminal.
+    terminal: bool,
 }
 
 impl StopSignals {
@@ -49,13 +68,23 @@ impl StopSignals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            terminal: stdin().is_terminal(),
         })
     }
 
     async fn wait(mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => info!(signal = "SIGTERM", "told to stop"),
-            _ = self.interrupt.recv() => info!(signal = "SIGINT", "told to stop"),
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return info!(signal = "SIGTERM", "told to stop"),
+                _ = self.interrupt.recv() => return info!(signal = "SIGINT", "told to stop"),
+                _ = self.hangup.recv() => {
+                    // Usually it only means that the configuration is to be read again.
+                    if self.terminal && !stdin().is_terminal() {
+                        return info!(signal = "SIGHUP", "the terminal has gone");
+                    }
+                }
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::changes::Reading;
 use super::problem::{ConfigError, Problem, near_miss};
 use super::{Config, validate};
 use crate::auth::KeyConfig;
@@ -70,19 +71,33 @@ pub fn load(
     environment: impl Iterator<Item = (String, String)>,
     overrides: &Overrides,
 ) -> Result<Config, ConfigError> {
+    read(file, explicit, environment, overrides).map(|reading| reading.config)
+}
+
+/// The same, with what tells it from another configuration.
+///
+/// # Errors
+/// As of [`load`].
+pub fn read(
+    file: &Path,
+    explicit: bool,
+    environment: impl Iterator<Item = (String, String)>,
+    overrides: &Overrides,
+) -> Result<Reading, ConfigError> {
     let mut layers = Layers::new()?;
     layers.file(file, explicit)?;
     layers.environment(environment);
     for (key, text, flag) in overrides {
         layers.text(key, text, (*flag).to_owned());
     }
-    let config = layers.finish()?;
-    let mut problems = validate::check(&config.0);
+    let written = layers.tree.clone();
+    let (config, origins) = layers.finish()?;
+    let mut problems = validate::check(&config);
     if problems.is_empty() {
-        return Ok(config.0);
+        return Ok(Reading::new(config, written));
     }
     for problem in &mut problems {
-        problem.origin = config.1.get(&problem.key).cloned();
+        problem.origin = origins.get(&problem.key).cloned();
     }
     Err(ConfigError(problems))
 }

@@ -1,6 +1,7 @@
 //! The configuration: nests the sections that the modules own, and checks what no single section
 //! can check. No section is copied into another form.
 
+mod changes;
 mod load;
 mod problem;
 mod validate;
@@ -10,7 +11,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use load::{Overrides, load};
+pub use changes::Reading;
+pub use load::{Overrides, load, read};
 pub use problem::{ConfigError, Problem};
 
 use crate::auth::AuthConfig;
@@ -25,6 +27,7 @@ use crate::source::SourceConfig;
 use crate::telemetry::LoggingConfig;
 use crate::tls::TlsConfig;
 use crate::trace::TracingConfig;
+use crate::watch::ReloadConfig;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,6 +71,8 @@ pub struct Config {
     pub tracing: TracingConfig,
     /// What is logged.
     pub logging: LoggingConfig,
+    /// Noticing that the configuration has changed.
+    pub reload: ReloadConfig,
 }
 
 /// Whether this is a developer's machine: then keys and a demo database are made, and pages log
@@ -105,6 +110,7 @@ impl Default for Config {
             explain: ExplainConfig::default(),
             tracing: TracingConfig::default(),
             logging: LoggingConfig::default(),
+            reload: ReloadConfig::default(),
         }
     }
 }
@@ -141,6 +147,15 @@ impl Config {
     #[must_use]
     pub fn development_database(&self) -> PathBuf {
         self.data_dir.join("notify.db")
+    }
+
+    /// The files that what can change without a restart is read from, besides the configuration itself.
+    #[must_use]
+    pub fn watched_files(&self) -> Vec<PathBuf> {
+        let keys = self.auth.keys.iter();
+        let of_keys = keys.flat_map(|key| [&key.secret_file, &key.pem_file, &key.jwks_file]);
+        let files = of_keys.chain([&self.metrics.token_file]);
+        files.flatten().cloned().collect()
     }
 
     /// The effective configuration as YAML, secrets masked.

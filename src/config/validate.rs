@@ -9,6 +9,7 @@ use crate::bus::subject::{Pattern, check_publish};
 use crate::bus::{LogKind, nats};
 use crate::causes::Causes;
 use crate::database::Kind;
+use crate::http::Origins;
 use crate::trace::TracingError;
 
 /// The longest that somebody who has gone may count as online.
@@ -91,6 +92,11 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
         ("tls.reload", config.tls.reload, tenth),
         ("tracing.timeout", config.tracing.timeout, tenth),
         ("tracing.interval", config.tracing.interval, tenth),
+        (
+            "auth.revocation_age",
+            config.auth.revocation_age,
+            Duration::from_secs(60),
+        ),
     ];
     for (key, value, least) in periods {
         if value.0 < least {
@@ -326,11 +332,7 @@ fn database(config: &Config, problems: &mut Vec<Problem>) {
 
 fn origins(config: &Config, problems: &mut Vec<Problem>) {
     for origin in &config.server.allowed_origins {
-        let host = origin
-            .strip_prefix("https://")
-            .or_else(|| origin.strip_prefix("http://"));
-        let valid = origin == "*" || host.is_some_and(|h| !h.is_empty() && !h.contains('/'));
-        if !valid {
+        if !Origins::is_one(origin) {
             problems.push(
                 Problem::at(
                     "server.allowed_origins",

@@ -17,7 +17,7 @@ use crate::hub::{Connection, Filter, Finding, Question, Target};
 use crate::peers::{Gathered, Peers};
 
 /// How many entries a page has, where the client does not say, and at most.
-const PAGE: usize = 50;
+pub(super) const PAGE: usize = 50;
 pub(super) const LARGEST_PAGE: usize = 500;
 
 /// Where a page begins and what it is about.

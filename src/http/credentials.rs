@@ -43,7 +43,7 @@ pub(super) struct ForStream(pub(super) Identity);
 
 /// A request of somebody who may see and end what others do.
 #[derive(Debug)]
-pub(super) struct Admin;
+pub(super) struct Admin(pub(super) Identity);
 
 /// The parameters that say who asks.
 #[derive(Debug, Deserialize)]
@@ -102,7 +102,7 @@ impl FromRequest for Admin {
                 return Err(ApiError::Forbidden(why.into()));
             }
             certified(&request)?;
-            Ok(Self)
+            Ok(Self(identity))
         })
     }
 }
@@ -151,7 +151,7 @@ async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity
     }
     let ticket = parameters.ticket.filter(|_| by_ticket);
     let verified = match (ticket, token(request, parameters.access_token)) {
-        (Some(ticket), _) => redeem(request, &ticket).await,
+        (Some(ticket), _) => redeem(request, verifier, &ticket).await,
         (None, Some(token)) => verifier.verify(&token).await,
         (None, None) => Err(TokenError::Missing),
     };
@@ -161,12 +161,18 @@ async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity
     })
 }
 
-/// Whom a ticket is for, which any instance may have given.
-async fn redeem(request: &HttpRequest, ticket: &str) -> Result<Identity, TokenError> {
+/// Whom a ticket is for, which any instance may have given. The token that it was given for has to be good still.
+async fn redeem(
+    request: &HttpRequest,
+    verifier: &Verifier,
+    ticket: &str,
+) -> Result<Identity, TokenError> {
     let peers = request
         .app_data::<Data<Peers>>()
         .ok_or(TokenError::Ticket)?;
-    peers.redeem(ticket).await.ok_or(TokenError::Ticket)
+    let identity = peers.redeem(ticket).await.ok_or(TokenError::Ticket)?;
+    verifier.still_vouches(&identity)?;
+    Ok(identity)
 }
 
 /// The header first, since it can't be sent by accident; then the parameter, which `EventSource`

@@ -27,6 +27,7 @@ use crate::event::decode::Rejection;
 use crate::hub::admission::Refusal;
 use crate::limits::Limit;
 use crate::messages::MessageError;
+use crate::revocation::RevokeError;
 
 /// When a client should ask again after the server could not serve it, in seconds.
 const RETRY_AFTER_SECS: u64 = 2;
@@ -78,6 +79,9 @@ pub enum ApiError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// Nothing more can be revoked.
+    #[error(transparent)]
+    Revocation(RevokeError),
     /// Too much of something is open for the moment.
     #[error("the server is busy")]
     Busy,
@@ -224,6 +228,18 @@ impl ApiError {
     }
 }
 
+impl From<RevokeError> for ApiError {
+    fn from(error: RevokeError) -> Self {
+        match error {
+            RevokeError::Order(wrong) => Self::Invalid {
+                field: wrong.field.into(),
+                problem: wrong.problem.into_owned(),
+            },
+            full @ RevokeError::Full => Self::Revocation(full),
+        }
+    }
+}
+
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
@@ -248,7 +264,7 @@ impl ResponseError for ApiError {
             Self::Publish(PublishError::Subject(_)) | Self::Rejected(_) | Self::Invalid { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            Self::Publish(_) | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Publish(_) | Self::Busy | Self::Revocation(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Acknowledgement(AckError::Full | AckError::Taken) => StatusCode::CONFLICT,
             Self::Acknowledgement(AckError::Bucket(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound | Self::Acknowledgement(AckError::Unknown) => StatusCode::NOT_FOUND,

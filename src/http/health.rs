@@ -8,6 +8,7 @@ use actix_web::HttpResponse;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::Data;
 use bytes::Bytes;
+use parking_lot::RwLock;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
@@ -15,6 +16,7 @@ use utoipa::ToSchema;
 use crate::auth::Verifier;
 use crate::bus::{Bus, Status};
 use crate::database::Database;
+use crate::event::Timestamp;
 use crate::hub::Hub;
 
 /// How long an answer of the database is good for: probes of many kinds must not become load.
@@ -43,6 +45,18 @@ struct Inner {
     started: Instant,
     stopping: AtomicBool,
     last_ping: Mutex<Option<(Instant, Component)>>,
+    configuration: RwLock<Configuration>,
+}
+
+/// Which configuration is in force.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Configuration {
+    /// When it was read.
+    pub read_at: Timestamp,
+    /// Whether one was read since that can't be used.
+    pub refused: bool,
+    /// The keys that differ from what the server was started with, and count when it is started again.
+    pub restart_needed: Vec<String>,
 }
 
 /// One part of the server.
@@ -86,6 +100,8 @@ struct About {
     /// Streams on this instance.
     #[schema(required = false)]
     connections: usize,
+    #[schema(required = false)]
+    configuration: Configuration,
 }
 
 /// That the process answers.
@@ -113,7 +129,17 @@ impl Health {
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             last_ping: Mutex::new(None),
+            configuration: RwLock::new(Configuration {
+                read_at: Timestamp::now(),
+                refused: false,
+                restart_needed: Vec::new(),
+            }),
         }))
+    }
+
+    /// Another configuration was read.
+    pub fn configured(&self, change: impl FnOnce(&mut Configuration)) {
+        change(&mut self.0.configuration.write());
     }
 
     /// From now on nobody should be sent here any more.
@@ -127,10 +153,7 @@ impl Health {
             bus: Component { up, detail },
             database: self.database().await,
             hub: self.hub(),
-            auth: match self.0.verifier.problem() {
-                None => Component::up("keys are loaded"),
-                Some(problem) => Component::down(problem),
-            },
+            auth: self.auth(),
             memory: self.memory(),
         }
     }
@@ -150,6 +173,17 @@ impl Health {
         };
         *last = Some((Instant::now(), component.clone()));
         component
+    }
+
+    fn auth(&self) -> Component {
+        let verifier = &self.0.verifier;
+        match verifier.problem() {
+            Some(problem) => Component::down(problem),
+            None if !verifier.revocations().is_complete() => {
+                Component::down("which tokens are revoked is not known yet")
+            }
+            None => Component::up("keys are loaded"),
+        }
     }
 
     fn hub(&self) -> Component {
@@ -188,6 +222,7 @@ impl Health {
                 instance: self.0.instance.clone(),
                 uptime_secs: self.0.started.elapsed().as_secs(),
                 connections: self.0.hub.admission().total(),
+                configuration: self.0.configuration.read().clone(),
             }),
             problems,
             components,
@@ -273,10 +308,10 @@ pub(super) async fn ready(health: Data<Health>) -> HttpResponse {
     tag = "Operations",
     responses(
         (status = 200, description = "Bus, database, hub, keys and memory are well.", body = Report,
-            example = json!({"status": "ok", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
+            example = json!({"status": "ok", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "configuration": {"read_at": "2026-11-20T14:10:00.123Z", "refused": false, "restart_needed": []}, "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
         (status = 503, description = "Something is not; `problems` says what, in words.", body = Report,
             headers(("Retry-After" = u64, description = "After how many seconds to ask again")),
-            example = json!({"status": "unhealthy", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
+            example = json!({"status": "unhealthy", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "configuration": {"read_at": "2026-11-20T14:10:00.123Z", "refused": false, "restart_needed": []}, "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
     ),
 )]
 pub(super) async fn health(health: Data<Health>) -> HttpResponse {

@@ -7,6 +7,7 @@ use actix_web::http::header::{ACCEPT, AUTHORIZATION, HeaderName};
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, web};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use parking_lot::RwLock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -48,7 +49,7 @@ pub struct Exporter(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
-    token: Option<Secret>,
+    token: RwLock<Option<Secret>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -118,11 +119,19 @@ impl Exporter {
     /// Writes out what is registered, for whoever sends the token, if there is one.
     #[must_use]
     pub fn new(registry: Registry, token: Option<Secret>) -> Self {
+        let token = RwLock::new(token);
         Self(Arc::new(Inner { registry, token }))
     }
 
+    /// Another token from now on, or none; `false` if it is the one that it was.
+    pub fn set_token(&self, token: Option<Secret>) -> bool {
+        let before = std::mem::replace(&mut *self.0.token.write(), token);
+        before != *self.0.token.read()
+    }
+
     fn admits(&self, request: &HttpRequest) -> bool {
-        let Some(token) = &self.0.token else {
+        let token = self.0.token.read();
+        let Some(token) = &*token else {
             return true;
         };
         let given = header(request, AUTHORIZATION).split_once(' ');

@@ -30,6 +30,8 @@ mod probe;
 mod rate;
 mod receipts;
 mod rejections;
+mod reload;
+mod revocations;
 mod routes;
 mod stats;
 mod stream;
@@ -38,16 +40,17 @@ mod trace;
 use actix_web::web::{self, Data, ServiceConfig};
 
 pub use config::ServerConfig;
-pub use cors::cors;
+pub use cors::Origins;
 pub use credentials::ClientCertificates;
 pub use development::Development;
 pub use error::ApiError;
 pub use gate::{Answer, Gate, HeadLimits};
-pub use health::Health;
+pub use health::{Configuration, Health};
 pub use intake::intake;
 pub use metrics::{Exporter, Metrics, MetricsConfig, configure_metrics};
 pub use pages::Pages;
 pub use rate::PublishRate;
+pub use reload::{Asked, Reloaded, Reloads};
 pub use trace::{begin_span, end_span};
 
 #[cfg(fuzzing)]
@@ -71,6 +74,7 @@ use crate::messages::Messages;
 use crate::peers::Peers;
 use crate::presence::Presence;
 use crate::rejections::Rejections;
+use crate::revocation::Revoker;
 use crate::source::notify::Notifications;
 use crate::source::outbox::Wake;
 use crate::trace::Tracer;
@@ -126,6 +130,10 @@ pub struct Parts {
     pub rejections: Rejections,
     /// Knows from where requests come.
     pub proxies: Proxies,
+    /// Revokes tokens.
+    pub revoker: Revoker,
+    /// Reads the configuration again.
+    pub reloads: Reloads,
     /// Says how much may be published.
     pub rate: PublishRate,
     /// Counts what the HTTP layer does.
@@ -165,6 +173,8 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.explainer))
         .app_data(Data::new(parts.rejections))
         .app_data(Data::new(parts.proxies))
+        .app_data(Data::new(parts.revoker))
+        .app_data(Data::new(parts.reloads))
         .app_data(Data::new(parts.rate))
         .app_data(Data::new(parts.pages))
         .app_data(Data::new(parts.metrics))

@@ -11,7 +11,9 @@ use super::error::ApiError;
 use super::{
     bus, channels, connections, development, events, explain, health, history, messages, metrics,
 };
-use super::{online, openapi, pages, poll, probe, receipts, rejections, stats};
+use super::{
+    online, openapi, pages, poll, probe, receipts, rejections, reload, revocations, stats,
+};
 
 /// An address.
 pub(super) struct Route {
@@ -66,6 +68,17 @@ pub(super) fn table() -> Vec<Route> {
         readable("/api/v1/connections/stats", || web::to(stats::stats)),
         resource("/api/v1/connections/{id}", "DELETE, OPTIONS", |r| {
             r.route(web::delete().to(connections::end))
+        }),
+        resource("/api/v1/reload", "POST, OPTIONS", |r| {
+            r.route(web::post().to(reload::reload))
+        }),
+        resource("/api/v1/revocations", "GET, HEAD, POST, OPTIONS", |r| {
+            r.route(web::get().to(revocations::list))
+                .route(web::head().to(revocations::list))
+                .route(web::post().to(revocations::revoke))
+        }),
+        resource("/api/v1/revocations/{id}", "DELETE, OPTIONS", |r| {
+            r.route(web::delete().to(revocations::lift))
         }),
         readable("/api/v1/channels", || web::to(connections::active)),
         readable("/api/v1/channels/{channel}", || {

@@ -178,11 +178,14 @@ async fn open_as(
             device: device.clone(),
         },
         expires_at: deadline(identity, verifier.leeway_secs()),
+        credential: identity.credential.clone(),
         connection_id,
         permit,
     };
     // Registered before the look-up, so that a join or leave in between is not missed.
     let pending = local.register(&identity.user, opening);
+    // Whoever ends streams of tokens that are no longer good either finds this one, or has said so before.
+    verifier.still_vouches(identity)?;
     let chats = chats(&scope, identity, &membership).await?;
     // What is notified from the confirmation on has to be heard.
     let following = match &scope {

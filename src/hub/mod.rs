@@ -22,6 +22,7 @@ mod replay;
 mod schedule;
 mod scope;
 mod segment;
+mod sentence;
 mod session;
 mod settings;
 mod shard;
@@ -55,6 +56,7 @@ pub use recent::ExplainConfig;
 pub use replay::{Backlog, Comeback, Resume, Search};
 pub use scope::{Interest, NamedChannels, Scope};
 pub use segment::Segment;
+pub use sentence::Sentence;
 pub use session::{Opening, connection_span};
 pub use settings::StreamConfig;
 pub use stream::{LocalHub, PendingSession, SessionStream};
@@ -397,6 +399,20 @@ impl Hub {
             found = found.merge(more, question.limit());
         }
         found
+    }
+
+    /// Ends the sessions of tokens that are no longer good, and gives how many: those that have begun to end
+    /// by the time that the last shard answers, or will.
+    pub async fn sentence(&self, sentence: Sentence) -> usize {
+        let (sender, mut answers) = mpsc::channel(SHARDS);
+        let command = Command::Sentence(sentence, sender);
+        self.send(&command, None).await;
+        drop(command);
+        let mut ended = 0;
+        while let Some(more) = answers.recv().await {
+            ended += more;
+        }
+        ended
     }
 
     /// Gives the session of a connection messages that have waited for its user, in this order, each with

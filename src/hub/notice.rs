@@ -13,6 +13,10 @@ pub enum End {
     Draining,
     /// Somebody ended it on purpose.
     Disconnected,
+    /// The token was revoked.
+    TokenRevoked,
+    /// The key that has signed the token is none that tokens are verified with any more.
+    KeyRemoved,
     /// The client did not read fast enough: its outbox overflowed or its socket took nothing.
     SlowConsumer,
     /// The client closed the connection, or it broke.
@@ -23,10 +27,12 @@ pub enum End {
 
 impl End {
     /// All reasons.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::TokenExpired,
         Self::Draining,
         Self::Disconnected,
+        Self::TokenRevoked,
+        Self::KeyRemoved,
         Self::SlowConsumer,
         Self::ClientGone,
         Self::NotOpened,
@@ -39,17 +45,24 @@ impl End {
             Self::TokenExpired => "token_expired",
             Self::Draining => "draining",
             Self::Disconnected => "disconnected",
+            Self::TokenRevoked => "token_revoked",
+            Self::KeyRemoved => "key_removed",
             Self::SlowConsumer => "slow_consumer",
             Self::ClientGone => "client_gone",
             Self::NotOpened => "not_opened",
         }
     }
 
-    /// Whether the client does well to come back: with the same token it can't after expiry, and
+    /// Whether the client does well to come back: with the same token it can't once that is no longer good, and
     /// after an intended disconnect it should not.
     #[must_use]
     pub fn reconnect(self) -> bool {
-        !matches!(self, Self::TokenExpired | Self::Disconnected)
+        match self {
+            Self::TokenExpired | Self::TokenRevoked | Self::KeyRemoved | Self::Disconnected => {
+                false
+            }
+            Self::Draining | Self::SlowConsumer | Self::ClientGone | Self::NotOpened => true,
+        }
     }
 }
 

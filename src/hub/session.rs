@@ -14,6 +14,7 @@ use super::notice::End;
 use super::outbox::Outbox;
 use super::scope::{NamedChannels, Scope};
 use super::witness::Start;
+use crate::credential::Credential;
 use crate::event::{Channel, ChatId, MembershipChange, UserId};
 
 /// How long it may take to notice that a stream of a shared connection was given up.
@@ -30,6 +31,8 @@ pub struct Opening {
     pub client: Client,
     /// When the token ends, by the monotonic clock; `None` for a session without a token.
     pub expires_at: Option<Instant>,
+    /// Which token that is.
+    pub credential: Option<Credential>,
     /// The connection's name, for clients and logs.
     pub connection_id: Uuid,
     /// The session's place among the connections that are allowed.
@@ -70,6 +73,9 @@ pub(super) struct Session {
     pub(super) waiting_since: Option<Instant>,
     pub(super) next_ping: Instant,
     pub(super) expires_at: Option<Instant>,
+    /// Why it ends then.
+    expires_by: End,
+    pub(super) credential: Option<Credential>,
     pub(super) warned: bool,
     pub(super) opened_at: Instant,
     pub(super) events_sent: u64,
@@ -130,6 +136,8 @@ impl Session {
             waiting_since: None,
             next_ping: now + first_ping,
             expires_at: opening.expires_at,
+            expires_by: End::TokenExpired,
+            credential: opening.credential,
             warned: false,
             opened_at: now,
             events_sent: 0,
@@ -148,6 +156,18 @@ impl Session {
     /// Whether it receives nothing any more.
     pub(super) fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Ending(_))
+    }
+
+    /// Has it end at a moment for a reason, unless it ends before; `false` if so. The client is not warned: it
+    /// could only come back all the sooner.
+    pub(super) fn end_at(&mut self, at: Instant, end: End) -> bool {
+        if self.expires_at.is_some_and(|expires_at| expires_at <= at) {
+            return false;
+        }
+        self.expires_at = Some(at);
+        self.expires_by = end;
+        self.warned = true;
+        true
     }
 
     /// What the session listens on.
@@ -193,7 +213,7 @@ impl Session {
         }
         if let Some(expires_at) = self.expires_at {
             if now >= expires_at {
-                return Some(Action::End(End::TokenExpired));
+                return Some(Action::End(self.expires_by));
             }
             let left = expires_at - now;
             if !self.warned && left <= timing.expiry_warning {

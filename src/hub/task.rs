@@ -14,6 +14,7 @@ use super::account::Matter;
 use super::handout::Handout;
 use super::inspect::{Finding, Question};
 use super::recent::Trail;
+use super::sentence::Sentence;
 use super::shard::ShardAccount;
 use super::{Delivery, Gap, LocalHub, StreamConfig};
 use crate::event::{Channel, ChatId, Event, TraceId, UserId};
@@ -41,6 +42,8 @@ pub(super) enum Command {
     /// Asks what is known of an event and a user.
     Account(Arc<Matter>, mpsc::Sender<ShardAccount>),
     Hand(Arc<Handout>),
+    /// Ends sessions by their tokens, and asks how many.
+    Sentence(Sentence, mpsc::Sender<usize>),
     /// Asks on which chats a user's own stream listens; answered only where there is one.
     ChatsHere(UserId, mpsc::Sender<Vec<ChatId>>),
     /// Asks how many sessions listen on each of some channels.
@@ -171,6 +174,10 @@ impl ShardTask {
                     let _ = answers.try_send(account);
                 }
                 Command::Hand(handout) => self.hub.0.borrow_mut().hand(&handout, now),
+                Command::Sentence(sentence, answers) => {
+                    let ended = self.hub.0.borrow_mut().sentence(&sentence, now);
+                    let _ = answers.try_send(ended);
+                }
                 Command::ChatsHere(user, answers) => {
                     if let Some(chats) = self.hub.0.borrow_mut().chats_of(&user) {
                         let _ = answers.try_send(chats);

@@ -273,10 +273,12 @@ impl NatsBus {
         self.origin
     }
 
-    pub(super) fn bucket(&self, name: &str) -> Option<Bucket> {
+    /// As old as the log where no age is given.
+    pub(super) fn bucket(&self, name: &str, age: Option<Duration>) -> Option<Bucket> {
         let context = async_nats::jetstream::new(self.client.clone());
         let config = self.jetstream.as_ref()?;
-        Some(Bucket::in_jetstream(context, config, name))
+        let age = age.unwrap_or(config.max_age.0);
+        Some(Bucket::in_jetstream(context, config, name, age))
     }
 
     pub(super) fn calls(&self) -> Calls {

@@ -28,7 +28,7 @@ use security::Schemes;
 use super::{
     bus, channels, connections, development, events, explain, health, history, messages, metrics,
 };
-use super::{online, pages, poll, probe, receipts, rejections, stats};
+use super::{online, pages, poll, probe, receipts, rejections, reload, revocations, stats};
 
 /// What is true of all endpoints.
 const ABOUT: &str = "\
@@ -88,10 +88,14 @@ is answered with `Allow`, and any other method with 405 and the same header.
         connections::end_user,
         stats::stats,
         connections::end,
+        revocations::revoke,
+        revocations::list,
+        revocations::lift,
         connections::active,
         connections::listeners,
         rejections::list,
         explain::explain,
+        reload::reload,
         health::live,
         health::ready,
         health::health,

@@ -13,6 +13,7 @@ use crate::hub::registry::SessionKey;
 use crate::hub::replay::{self, Comeback};
 use crate::hub::schedule::Due;
 use crate::hub::scope::{Interest, Scope};
+use crate::hub::sentence::Sentence;
 use crate::hub::session::{Opening, Phase, Session};
 use crate::hub::witness::{CameBack, Start};
 
@@ -212,6 +213,36 @@ impl Shard {
             }
             self.end_if_idle(key, now);
         }
+    }
+
+    /// Ends sessions by their tokens; gives how many.
+    pub(in crate::hub) fn sentence(&mut self, sentence: &Sentence, now: Instant) -> usize {
+        let mut ended = 0;
+        for key in self.registry.keys() {
+            let user = self.registry.user_of(key).cloned();
+            let (Some(user), Some(session)) = (user, self.registry.get_mut(key)) else {
+                continue;
+            };
+            let concerned = sentence.concerns(&user, session.credential.as_ref());
+            if session.is_ending() || !concerned {
+                continue;
+            }
+            if sentence.spread().is_zero() {
+                self.end(key, sentence.end(), now);
+                ended += 1;
+                continue;
+            }
+            let at = now
+                + sentence
+                    .spread()
+                    .mul_f64(rand::rng().random_range(0.0..1.0));
+            if session.end_at(at, sentence.end()) {
+                let serial = session.serial;
+                self.schedule.add(Due { at, key, serial });
+                ended += 1;
+            }
+        }
+        ended
     }
 
     /// A user's sessions that joins and leaves concern.

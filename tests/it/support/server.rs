@@ -170,6 +170,39 @@ impl Server {
         kibibytes * 1024
     }
 
+    /// Puts another configuration in place of the server's, as a whole.
+    pub(crate) fn rewrite(&self, settings: &Settings) {
+        self.rewrite_text(&settings.config_text());
+    }
+
+    pub(crate) fn rewrite_text(&self, text: &str) {
+        let file = self.settings.directory().join("config.yml");
+        let other = file.with_extension("new");
+        std::fs::write(&other, text).unwrap();
+        std::fs::rename(other, file).unwrap();
+    }
+
+    /// How often the configuration was read again.
+    pub(crate) async fn reloads(&self) -> f64 {
+        self.metric("notify_config_reloads_total", "").await
+    }
+
+    /// Has the configuration read again, and waits until it was.
+    pub(crate) async fn reload(&self) {
+        let before = self.reloads().await;
+        self.process.signal("HUP");
+        eventually("the configuration to be read again", || async {
+            (self.reloads().await > before).then_some(())
+        })
+        .await;
+    }
+
+    /// The same with another configuration.
+    pub(crate) async fn reload_with(&self, settings: &Settings) {
+        self.rewrite(settings);
+        self.reload().await;
+    }
+
     /// Asks the server to stop, and leaves it to it.
     pub(crate) fn terminate(&self) {
         self.process.signal("TERM");

@@ -1,0 +1,195 @@
+//! Tokens that are no longer good although they have not expired: one, or all that a user was given
+//! before a time.
+//!
+//! `entry.rs` has what is revoked, `set.rs` all of it; this is the handle that whoever verifies tokens
+//! asks. How revocations reach all instances is not known here.
+
+mod entry;
+mod set;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+pub use entry::{Order, OrderError, Revocation, Terms, Whose};
+pub use set::{CAPACITY, Put};
+
+use crate::credential::{Credential, Mark};
+use crate::event::{Timestamp, UserId};
+use set::RevocationSet;
+
+/// What is revoked, as far as this instance knows. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Revocations(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    set: RwLock<RevocationSet>,
+    /// Whether what was revoked before this instance began is here.
+    complete: AtomicBool,
+    metrics: Metrics,
+}
+
+/// What revocations count.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    held: Gauge,
+    unstored: Gauge,
+    orders: Family<Outcome, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+impl Default for Revocations {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            set: RwLock::new(RevocationSet::new(CAPACITY)),
+            complete: AtomicBool::new(false),
+            metrics: Metrics::default(),
+        }))
+    }
+}
+
+impl Revocations {
+    /// Registers the metrics under their public names.
+    pub fn register(&self, registry: &mut Registry) {
+        let metrics = &self.0.metrics;
+        registry.register(
+            "revocations",
+            "Users and tokens of which this instance knows that they were revoked",
+            metrics.held.clone(),
+        );
+        registry.register(
+            "revocations_unstored",
+            "Of these, those that could not be stored yet, so that instances that start do not find them",
+            metrics.unstored.clone(),
+        );
+        registry.register(
+            "revocation_orders",
+            "Times that something was to be revoked, or no longer, by outcome",
+            metrics.orders.clone(),
+        );
+        for outcome in ["taken", "invalid", "full"] {
+            self.count(outcome);
+        }
+    }
+
+    fn count(&self, outcome: &'static str) -> Counter {
+        let orders = &self.0.metrics.orders;
+        orders.get_or_create_owned(&Outcome { outcome })
+    }
+
+    /// An order could not be read.
+    pub fn refused(&self) {
+        self.count("invalid").inc();
+    }
+
+    /// Follows an order, or takes a revocation back: from now on it counts here. `None` where there is no
+    /// room for it.
+    #[must_use]
+    pub fn order(&self, revocation: Revocation) -> Option<Revocation> {
+        let mut set = self.0.set.write();
+        let revocation = if revocation.lifted {
+            revocation
+        } else {
+            let before = set.get(revocation.whose.mark());
+            revocation.on_top_of(before)
+        };
+        let put = set.put(revocation.clone(), false, seconds());
+        self.show(&set);
+        let full = put == Put::Full;
+        self.count(if full { "full" } else { "taken" }).inc();
+        (!full).then_some(revocation)
+    }
+
+    /// Takes in what another instance says, or what is stored.
+    pub fn learn(&self, revocation: Revocation, stored: bool) -> Put {
+        let mut set = self.0.set.write();
+        let put = set.put(revocation, stored, seconds());
+        self.show(&set);
+        put
+    }
+
+    /// Whether a token is revoked.
+    #[must_use]
+    pub fn revokes(&self, user: &UserId, credential: &Credential) -> bool {
+        self.0.set.read().revokes(user, credential, seconds())
+    }
+
+    /// What is known under a mark.
+    #[must_use]
+    pub fn get(&self, mark: Mark) -> Option<Revocation> {
+        self.0.set.read().get(mark).cloned()
+    }
+
+    /// Nothing is stored any more. Says how many there are, and how many of them were stored.
+    pub fn unstore(&self) -> (usize, usize) {
+        let mut set = self.0.set.write();
+        let (all, unstored) = (set.len(), set.unstored_count());
+        set.unstore();
+        self.show(&set);
+        (all, all - unstored)
+    }
+
+    /// Those that are not stored yet, at most so many.
+    #[must_use]
+    pub fn unstored(&self, most: usize) -> Vec<Revocation> {
+        self.0.set.read().unstored(most)
+    }
+
+    /// A page of those that count, in the order of their marks, behind `after`.
+    #[must_use]
+    pub fn page(
+        &self,
+        after: Option<Mark>,
+        limit: usize,
+        user: Option<&UserId>,
+    ) -> Vec<(Mark, Revocation)> {
+        let of_user = |revocation: &Revocation| match (user, &revocation.whose) {
+            (None, _) => true,
+            (Some(user), Whose::User(revoked)) => user == revoked,
+            (Some(_), _) => false,
+        };
+        self.0.set.read().page(after, limit, of_user)
+    }
+
+    /// Forgets what is over, and says what that was.
+    #[must_use]
+    pub fn forget(&self) -> Vec<Mark> {
+        let mut set = self.0.set.write();
+        let over = set.forget(seconds());
+        self.show(&set);
+        over
+    }
+
+    /// What was revoked before is here.
+    pub fn completed(&self) {
+        self.0.complete.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what was revoked before this instance began is here.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.0.complete.load(Ordering::Relaxed)
+    }
+
+    fn show(&self, set: &RevocationSet) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.0.metrics.held.set(number(set.len()));
+        self.0.metrics.unstored.set(number(set.unstored_count()));
+    }
+}
+
+/// The time in Unix seconds.
+fn seconds() -> u64 {
+    Timestamp::now().as_millis() / 1000
+}

@@ -1,0 +1,157 @@
+//! Revocations while instances and NATS come and go.
+
+use serde_json::json;
+
+use crate::revocation::{ends_revoked, is_refused, listed, revoke, send, two};
+use crate::support::tokens::Token;
+use crate::support::{Nats, Server, Settings, eventually, tokens};
+
+const BUCKET: &str = "KV_NOTIFY_REVOCATIONS";
+
+#[tokio::test]
+async fn instances_that_start_later_or_again_know() {
+    let nats = Nats::start().await;
+    let settings = Settings::new().nats(&nats);
+    let first = Server::start(settings.clone()).await;
+    revoke(&first, json!({"user_id": 42})).await;
+    let token = Token::of(7)
+        .claim("jti", "stolen")
+        .sign_hs256(tokens::SECRET);
+    revoke(&first, json!({"token_id": "stolen"})).await;
+    // Ready means that it knows.
+    let second = Server::start(settings.clone()).await;
+    is_refused(&second, &token).await;
+    is_refused(&second, &tokens::of_user(42)).await;
+    let _other = second.connect(7).await;
+    first.stop().await;
+    second.stop().await;
+    let third = Server::start(settings).await;
+    is_refused(&third, &token).await;
+    is_refused(&third, &tokens::of_user(42)).await;
+    assert_eq!(listed(&third).await.len(), 2);
+    assert_eq!(third.metric("notify_revocations_unstored", "").await, 0.0);
+}
+
+#[tokio::test]
+async fn what_is_said_while_nats_is_away_is_known_everywhere_when_it_is_back() {
+    let mut nats = Nats::start().await;
+    let [one, two] = two(&nats, Settings::new()).await;
+    revoke(&one, json!({"user_id": 1})).await;
+    let streams = [one.connect(42).await, two.connect(42).await];
+    nats.kill();
+    one.not_ready().await;
+    let answer = revoke(&one, json!({"user_id": 42})).await;
+    assert_eq!(answer["stored"], false, "{answer}");
+    let [here, there] = streams;
+    ends_revoked(here).await;
+    is_refused(&one, &tokens::of_user(42)).await;
+    one.metric_becomes("notify_revocations_unstored", "", 1.0)
+        .await;
+    // Cut off, the other one can't know.
+    let _late = two.connect(42).await;
+    nats.start_again().await;
+    ends_revoked(there).await;
+    is_refused(&two, &tokens::of_user(42)).await;
+    one.metric_becomes("notify_revocations_unstored", "", 0.0)
+        .await;
+    // Nor is it forgotten with the one that has heard it.
+    one.stop().await;
+    let third = Server::start(two.settings().clone()).await;
+    is_refused(&third, &tokens::of_user(42)).await;
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_lost_is_made_again() {
+    let nats = Nats::start().await;
+    let [one, two] = two(&nats, Settings::new()).await;
+    revoke(&one, json!({"user_id": 42})).await;
+    let backend = nats.backend().await;
+    let context = backend.jetstream();
+    eventually("the other one to have seen the bucket", || async {
+        (listed(&two).await.len() == 1).then_some(())
+    })
+    .await;
+    revoke(&two, json!({"user_id": 43})).await;
+    context.delete_stream(BUCKET).await.unwrap();
+    eventually("both to be stored again", || async {
+        let mut stream = context.get_stream(BUCKET).await.ok()?;
+        let info = stream.info().await.ok()?;
+        (info.state.messages == 2).then_some(())
+    })
+    .await;
+    for server in [&one, &two] {
+        is_refused(server, &tokens::of_user(42)).await;
+    }
+    let third = Server::start(one.settings().clone()).await;
+    is_refused(&third, &tokens::of_user(43)).await;
+}
+
+#[tokio::test]
+async fn what_is_over_is_forgotten_everywhere() {
+    let nats = Nats::start().await;
+    let settings = Settings::new().set("auth.leeway", "0s");
+    let [one, two] = two(&nats, settings).await;
+    let token = Token::of(42)
+        .claim("jti", "short")
+        .sign_hs256(tokens::SECRET);
+    let soon = tokens::now() + 3;
+    revoke(&one, json!({"token_id": "short", "expires_at": soon})).await;
+    revoke(&one, json!({"user_id": 1})).await;
+    for server in [&one, &two] {
+        assert_eq!(listed(server).await.len(), 2);
+        assert_eq!(server.events(&token).await.status, 401);
+    }
+    for server in [&one, &two] {
+        eventually("it to be over", || async {
+            (listed(server).await.len() == 1).then_some(())
+        })
+        .await;
+        assert!(tokens::now() >= soon);
+        // Who says that a token expires earlier than it does has it back.
+        let _good = server.connect_with(&token).await;
+        server.metric_becomes("notify_revocations", "", 1.0).await;
+    }
+    let context = nats.backend().await.jetstream();
+    eventually("the record to be removed", || async {
+        let mut stream = context.get_stream(BUCKET).await.unwrap();
+        let info = stream.info().await.unwrap();
+        (info.state.messages == 1).then_some(())
+    })
+    .await;
+}
+
+/// Orders that cross each other end in the same state everywhere.
+#[tokio::test]
+async fn instances_that_are_told_at_the_same_time_agree() {
+    let nats = Nats::start().await;
+    let [one, two] = two(&nats, Settings::new()).await;
+    let target = |id: &str| format!("/api/v1/revocations/{id}");
+    for round in 0..5 {
+        let order = json!({"user_id": round});
+        let (a, b) = tokio::join!(revoke(&one, order.clone()), revoke(&two, order));
+        let id = a["id"].as_str().unwrap();
+        assert_eq!(b["id"], id);
+        if round % 2 == 0 {
+            let lift = target(id);
+            let empty = json!({});
+            let (a, b) = tokio::join!(
+                send(&one, "DELETE", &lift, &empty),
+                send(&two, "DELETE", &lift, &empty),
+            );
+            assert!([a.0, b.0].contains(&200));
+        }
+    }
+    let expected = [1, 3].map(|user| json!(user));
+    for server in [&one, &two, &Server::start(one.settings().clone()).await] {
+        eventually("the same to be revoked", || async {
+            let mut users: Vec<_> = listed(server)
+                .await
+                .iter()
+                .map(|entry| entry["user_id"].clone())
+                .collect();
+            users.sort_by_key(serde_json::Value::as_i64);
+            (users == expected).then_some(())
+        })
+        .await;
+    }
+}
