@@ -15,8 +15,6 @@ from ._retry import PASSING, Retry, retry_after
 #: Another token may be good where this one no longer is. One that is refused, too, is the end.
 RENEWABLE = frozenset({"token_expired", "token_revoked", "key_removed"})
 #: What the server says of the stream itself; `gap` is told to everybody.
-#: Another token may be good where this one no longer is. One that is refused, too, is the end.
-RENEWABLE = frozenset({"token_expired", "token_revoked", "key_removed"})
 NOTICES = frozenset({"connection_confirmed", "ping", "caught_up", "token_expiring", "closing"})
 #: In intervals between pings: the silence after which a stream is taken for dead.
 SILENT_PINGS = 2.5
