@@ -169,6 +169,7 @@ async fn open_streams(members: usize, explain: bool) -> (Hub, Vec<SessionStream>
                 device: None,
             },
             expires_at: None,
+            credential: None,
             connection_id: uuid::Uuid::from_u128(number as u128),
             permit,
         };
