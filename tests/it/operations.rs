@@ -182,10 +182,13 @@ fn the_dashboards_panels_lie_side_by_side_and_say_what_they_show() {
 #[test]
 fn links_of_the_documentation_lead_somewhere() {
     let mut broken = Vec::new();
-    for page in ["metrics.md", "runbook.md", "sizing.md", "deployment.md"] {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let pages = std::fs::read_dir(folder).unwrap();
+    let pages = pages.map(|page| page.unwrap().file_name().into_string().unwrap());
+    for page in pages.filter(|page| page.ends_with(".md")) {
         for link in links(&file(&format!("docs/{page}"))) {
             let (target, anchor) = link.split_once('#').unwrap_or((&link, ""));
-            let target = if target.is_empty() { page } else { target };
+            let target = if target.is_empty() { &page } else { target };
             let path = Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("docs")
                 .join(target);
