@@ -153,7 +153,9 @@ impl Application {
         let own_database = config.owns_database().then(|| engine.database.clone());
         let development = signer.map(|signer| Development::new(signer, own_database));
         let (reloads, asked) = Reloads::new();
-        let guards = (verifier, health.clone(), revoker, reloads);
+        let origins = Origins::new(&config.server.allowed_origins);
+        let pages = Pages::new(&config.server, origins.clone());
+        let guards = (verifier, health.clone(), revoker, reloads, pages);
         let exported = metrics_listener.is_none().then(|| exporter.clone());
         let engine_and_bounds = (&engine, &bounds);
         let parts = parts(
@@ -164,7 +166,6 @@ impl Application {
             exported,
             development,
         )?;
-        let origins = Origins::new(&config.server.allowed_origins);
         let renewal = Renewal {
             parts: &parts,
             bounds: bounds.clone(),
@@ -288,7 +289,7 @@ fn parts(
     config: &Config,
     metrics: &Metrics,
     (engine, bounds): (&Engine, &Bounds),
-    (verifier, health, revoker, reloads): (Verifier, Health, Revoker, Reloads),
+    (verifier, health, revoker, reloads, pages): (Verifier, Health, Revoker, Reloads, Pages),
     exporter: Option<Exporter>,
     development: Option<Development>,
 ) -> Result<Parts, BuildError> {
@@ -321,7 +322,7 @@ fn parts(
         rate: bounds.rate.clone(),
         revoker,
         reloads,
-        pages: Pages::new(&config.server),
+        pages,
         metrics: metrics.http.clone(),
         exporter,
         client_certificates: ClientCertificates {

@@ -77,7 +77,7 @@ pub(super) fn listen(
         let (local, shard) = parts.hub.open_shard();
         actix_web::rt::spawn(shard.run());
         let parts = parts.clone();
-        let gate = gate.clone();
+        let (gate, follower) = (gate.clone(), gate.clone());
         let tracer = parts.tracer.clone();
         App::new()
             .wrap_fn(http::intake)
@@ -92,6 +92,8 @@ pub(super) fn listen(
             })
             .wrap_fn(move |request, service| gate.pass(request, service))
             .wrap(origins.clone())
+            // Around everything that may answer.
+            .wrap_fn(move |request, service| follower.follow(request, service))
             .wrap(CatchPanic::default())
             .configure(move |service| http::configure(service, parts, local))
     };

@@ -103,7 +103,7 @@ pub struct SessionOutcome {
     pub ended_because: Option<String>,
     /// What it listens on, where that was asked for by name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Vec<Channel>, required = false)]
+    #[schema(value_type = Vec<String>, required = false)]
     pub channels: Option<Vec<Channel>>,
     /// What became of the event.
     pub outcome: Reason,

@@ -84,7 +84,7 @@ struct Channels {
 /// A channel that has listeners.
 #[derive(Serialize, ToSchema)]
 struct Listened {
-    #[schema(value_type = Channel)]
+    #[schema(value_type = String)]
     channel: String,
     listeners: usize,
 }

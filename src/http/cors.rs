@@ -65,6 +65,13 @@ impl Origins {
         text == "*" || (plain && text.parse::<Uri>().is_ok())
     }
 
+    /// Whether pages of an origin may read now.
+    #[must_use]
+    pub fn allow(&self, origin: &str) -> bool {
+        let allowed = self.0.allowed.read();
+        allowed.iter().any(|one| one == "*" || one == origin)
+    }
+
     fn version(&self) -> u64 {
         self.0.version.load(Ordering::Acquire)
     }

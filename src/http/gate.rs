@@ -129,7 +129,36 @@ impl Gate {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Has a request served, if it is within the limits.
+    /// Follows a request until its answer is all there; any request, whoever answers it.
+    ///
+    /// # Errors
+    /// Those of the service.
+    pub fn follow<S, B>(
+        &self,
+        request: ServiceRequest,
+        service: &S,
+    ) -> impl Future<Output = Result<ServiceResponse<Answer>, actix_web::Error>> + use<S, B>
+    where
+        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
+        B: MessageBody + 'static,
+    {
+        let open = Open::begin(&self.open);
+        let busy = request.conn_data::<Connection>().map(Connection::begin);
+        let served = service.call(request);
+        async move {
+            let answer = served.await;
+            drop(open);
+            if let Some(busy) = &busy {
+                busy.answered();
+            }
+            Ok(answer?.map_body(|_, body| Answer {
+                body: body.boxed(),
+                _busy: busy,
+            }))
+        }
+    }
+
+    /// Has a request served, if it is within the limits. It is followed already.
     ///
     /// # Errors
     /// Those of the service.
@@ -137,14 +166,13 @@ impl Gate {
         &self,
         mut request: ServiceRequest,
         service: &S,
-    ) -> impl Future<Output = Result<ServiceResponse<Answer>, actix_web::Error>> + use<S>
+    ) -> impl Future<Output = Result<ServiceResponse, actix_web::Error>> + use<S>
     where
         S: Service<ServiceRequest, Response = ServiceResponse, Error = actix_web::Error>,
     {
-        let open = Open::begin(&self.open);
         let connection = request.conn_data::<Connection>();
-        let crowded = connection.is_some_and(|connection| connection.unanswered() >= UNANSWERED);
-        let busy = connection.map(Connection::begin);
+        // Itself among them.
+        let crowded = connection.is_some_and(|connection| connection.unanswered() > UNANSWERED);
         let checked = if crowded {
             Err(ApiError::Crowded)
         } else {
@@ -159,14 +187,9 @@ impl Gate {
         };
         let gate = self.clone();
         async move {
-            let answer = served.await;
-            drop(open);
-            if let Some(busy) = &busy {
-                busy.answered();
-            }
-            let answer = answer?;
+            let answer = served.await?;
             gate.count(&answer);
-            Ok(answer.map_body(|_, body| Answer { body, _busy: busy }))
+            Ok(answer)
         }
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ServerConfig;
 use super::config::SignIn;
+use super::cors::Origins;
 use super::development::{self, Development};
 use super::error::ApiError;
 use super::openapi::ForUnknown;
@@ -149,7 +150,7 @@ struct Inner {
     served: bool,
     policy: String,
     sign_in: String,
-    allowed_origins: Vec<String>,
+    origins: Origins,
     /// By name.
     pages: HashMap<&'static str, Bytes>,
 }
@@ -176,7 +177,7 @@ pub(super) struct About {
 impl Pages {
     /// As configured.
     #[must_use]
-    pub fn new(config: &ServerConfig) -> Self {
+    pub fn new(config: &ServerConfig, origins: Origins) -> Self {
         // It was validated; what can't be understood opens nothing.
         let origin = match config.sign_in() {
             Ok(SignIn::Elsewhere(origin)) => Some(origin),
@@ -186,7 +187,7 @@ impl Pages {
             served: config.pages,
             policy: policy(origin.as_deref()),
             sign_in: config.sign_in.clone(),
-            allowed_origins: config.allowed_origins.clone(),
+            origins,
             pages: PAGES
                 .iter()
                 .map(|page| (page.name, page.html().into()))
@@ -200,19 +201,12 @@ impl Pages {
     }
 
     fn settings(&self, development: bool, about: &About) -> Settings<'_> {
-        let Inner {
-            sign_in,
-            allowed_origins,
-            ..
-        } = self.0.as_ref();
-        let is_allowed = |origin| {
-            let mut all = allowed_origins.iter();
-            all.any(|allowed| allowed == "*" || allowed == origin)
-        };
+        let inner = self.0.as_ref();
+        let origin = about.origin.as_deref();
         Settings {
-            sign_in,
+            sign_in: &inner.sign_in,
             development,
-            origin_allowed: about.origin.as_ref().map(is_allowed),
+            origin_allowed: origin.map(|origin| inner.origins.allow(origin)),
             version: env!("CARGO_PKG_VERSION"),
         }
     }

@@ -11,6 +11,9 @@ use super::notice::{End, Gap};
 use super::registry::SessionKey;
 use crate::event::{Channel, EventId, Frame, UserId};
 
+/// The most memory that sessions that have ended may take, in bytes: what 5,000 take that name few channels.
+const GONE_BYTES: usize = 4 << 20;
+
 /// Times that an outbox was written to the end; 768 KiB on each thread.
 const DRAINS: usize = 32_768;
 
@@ -63,10 +66,21 @@ pub(super) struct Gone {
     pub(super) unwritten: Option<u64>,
 }
 
+impl Gone {
+    /// What it takes, about: clients choose how many channels they name, and how long the names are.
+    fn bytes(&self) -> usize {
+        let named = self.named.iter().flatten();
+        let named = named.map(|channel| size_of::<Channel>() + channel.to_string().len());
+        size_of::<Self>() + named.sum::<usize>()
+    }
+}
+
 /// The memory of one shard.
 #[derive(Debug)]
 pub(super) struct Witness {
     most: usize,
+    /// What those below take, with the names of their channels.
+    bytes: usize,
     gone: VecDeque<Gone>,
     /// All that have ended since are here.
     since: Instant,
@@ -79,6 +93,7 @@ impl Witness {
     pub(super) fn new(most: usize, now: Instant) -> Self {
         Self {
             most,
+            bytes: 0,
             gone: VecDeque::new(),
             since: now,
             drains: VecDeque::new(),
@@ -87,11 +102,14 @@ impl Witness {
     }
 
     pub(super) fn gone(&mut self, gone: Gone) {
+        self.bytes += gone.bytes();
         self.gone.push_back(gone);
-        while self.gone.len() > self.most {
-            if let Some(oldest) = self.gone.pop_front() {
-                self.since = oldest.ended;
-            }
+        while self.gone.len() > self.most || self.bytes > GONE_BYTES {
+            let Some(oldest) = self.gone.pop_front() else {
+                return;
+            };
+            self.bytes -= oldest.bytes();
+            self.since = oldest.ended;
         }
     }
 
@@ -149,6 +167,37 @@ mod tests {
             key: SessionKey::default(),
             serial,
         }
+    }
+
+    #[test]
+    fn sessions_with_long_names_leave_room_for_fewer() {
+        let start = Instant::now();
+        let mut witness = Witness::new(5_000, start);
+        let long = "x".repeat(190);
+        let named: Vec<Channel> = (0..100)
+            .map(|number| Channel::parse(&format!("user:2:{long}{number}")).unwrap())
+            .collect();
+        for number in 1..=1_000 {
+            witness.gone(Gone {
+                who: who(number),
+                user: UserId::from(2),
+                connection: Uuid::nil(),
+                transport: Transport::Sse,
+                named: Some(named.clone()),
+                opened: start,
+                ended: start + Duration::from_secs(number.into()),
+                end: End::ClientGone,
+                start: Start::default(),
+                after_unlogged: 0,
+                head: EventId::origin(crate::event::Epoch(1)),
+                unwritten: None,
+            });
+        }
+        let kept = witness.of(&UserId::from(2)).count();
+        assert!((100..300).contains(&kept), "{kept}");
+        assert!(witness.bytes <= GONE_BYTES);
+        let first_gone = start + Duration::from_secs(1_000 - kept as u64);
+        assert_eq!(witness.since(), first_gone);
     }
 
     #[test]

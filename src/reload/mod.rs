@@ -64,6 +64,8 @@ pub struct ReloadTask {
     asked: Asked,
     health: Health,
     metrics: Metrics,
+    /// Why it could not be read last, if it could not.
+    refused: Option<String>,
 }
 
 /// What the files of a configuration are like now.
@@ -95,6 +97,7 @@ impl ReloadTask {
             asked,
             health,
             metrics,
+            refused: None,
         }
     }
 
@@ -120,11 +123,13 @@ impl ReloadTask {
                 }
                 () = look(&mut looks) => {
                     let now = self.glance().await;
-                    if now == seen {
+                    if now != seen {
+                        info!("the configuration, or a file that it names, has changed");
+                        self.settle(now).await;
+                    } else if self.refused.is_none() {
                         continue;
                     }
-                    info!("the configuration, or a file that it names, has changed");
-                    self.settle(now).await;
+                    // What was refused may name files that nobody looks at yet, or keys that could not be fetched.
                     None
                 }
             };
@@ -167,12 +172,19 @@ impl ReloadTask {
     /// Reads the configuration, and puts it in place if all of it can be used.
     async fn reload(&mut self) -> Reloaded {
         match self.prepare().await {
-            Ok((reading, prepared)) => self.put_in_place(reading, prepared),
+            Ok((reading, prepared)) => {
+                self.refused = None;
+                self.put_in_place(reading, prepared)
+            }
             Err(problem) => {
-                error!(
-                    problem,
-                    "the configuration can't be used, and the one before stays in force"
-                );
+                // It is tried again at each look.
+                if self.refused.as_ref() != Some(&problem) {
+                    error!(
+                        problem,
+                        "the configuration can't be used, and the one before stays in force"
+                    );
+                    self.refused = Some(problem.clone());
+                }
                 self.metrics.refused();
                 self.health.configured(|about| about.refused = true);
                 Reloaded::Refused(problem)

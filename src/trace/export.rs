@@ -194,7 +194,8 @@ impl ExportTask {
                 Ok(Outcome::Later(problem, later)) => (problem, later),
                 Err(_) => break "the collector does not answer in time".to_owned(),
             };
-            let wait = later.unwrap_or(pause);
+            // A collector may ask for longer than there is, or than a clock can hold.
+            let wait = later.unwrap_or(pause).min(self.timeout);
             pause = (pause * 2).min(LONGEST_PAUSE);
             if tokio::time::Instant::now() + wait >= deadline {
                 break problem;

@@ -10,6 +10,7 @@ import { launch, openWindow } from "./window.mjs";
 
 const CHAT = "fechatter.realtime.chat.2"; // of which users 1 and 2 are members
 const FORGOTTEN_MS = 20_000; // instances forget each other sooner
+const BACK_MS = 40_000; // so long after the failures until then, a client is back: it waits 15 s at most between two tries
 const STREAM = "ping_interval: 3s, outbox_events: 16, write_timeout: 2s";
 
 let nats;
@@ -94,7 +95,7 @@ test("an instance that goes away is told, and so is one that comes", async () =>
   await window.accessible();
   await window.picture("admin-instance-gone", { fullPage: true });
   await there.startAgain();
-  await row(window, 2).waitFor();
+  await row(window, 2).waitFor({ timeout: BACK_MS });
   await window.get("chart-connections").getByText("on 2 instances").waitFor();
   await window.close();
   await far.close(/net::ERR_/);

@@ -251,6 +251,36 @@ async fn a_file_that_is_written_or_swapped_is_noticed() {
     stream.expect_type("note").await;
 }
 
+/// A Secret may be swapped after the ConfigMap that names one of its files.
+#[tokio::test]
+async fn a_file_that_comes_after_the_configuration_that_names_it_is_waited_for() {
+    let settings = Settings::new().set("reload.interval", "100ms");
+    let server = Server::start(settings.clone()).await;
+    let token = settings.directory().join("token");
+    let wanted = settings
+        .clone()
+        .set("metrics.token_file", token.to_str().unwrap());
+    server.rewrite_text(&wanted.set("server.max_connections", 101).config_text());
+    eventually("the configuration to be refused", || async {
+        (configuration(&server).await["refused"] == true).then_some(())
+    })
+    .await;
+    let tried = "notify_config_reloads_total";
+    eventually("more tries", || async {
+        (server.metric(tried, "refused").await >= 3.0).then_some(())
+    })
+    .await;
+    std::fs::write(&token, "t0ken").unwrap();
+    eventually("the configuration to be in force", || async {
+        (configuration(&server).await["refused"] == false).then_some(())
+    })
+    .await;
+    assert_eq!(server.get("/metrics").await.status, 401);
+    let errors = server.log();
+    let errors = errors.iter().filter(|line| line.level() == "ERROR");
+    assert_eq!(errors.count(), 1);
+}
+
 #[tokio::test]
 async fn what_can_not_be_used_changes_nothing_and_is_said_as_at_the_start() {
     let server = Server::start(settings()).await;

@@ -91,6 +91,25 @@ async fn a_second_head_has_no_more_time_than_the_first() {
     assert_eq!(server.limited("slow_headers").await, 1.0);
 }
 
+/// Which is answered before anything else looks at it.
+#[tokio::test]
+async fn a_preflight_is_a_request_like_any_other() {
+    let origins = serde_json::json!(["https://chat.example.com"]);
+    let server = Server::start(Settings::new().set("server.allowed_origins", origins)).await;
+    let mut slow = socket(&server).await;
+    let preflight = "OPTIONS /events HTTP/1.1\r\nhost: x\r\norigin: https://chat.example.com\r\n\
+        access-control-request-method: GET\r\n\r\n";
+    write(&mut slow, preflight).await;
+    until(&mut slow, "\r\n\r\n").await;
+    write(&mut slow, "GET /live HTTP/1.1\r\nx: ").await;
+    let (mut answers, letters) = slow.into_split();
+    let trickling = tokio::spawn(trickle(letters));
+    let mut bytes = Vec::new();
+    let _ = within("the end", answers.read_to_end(&mut bytes)).await;
+    trickling.abort();
+    assert_eq!(server.limited("slow_headers").await, 1.0);
+}
+
 #[tokio::test]
 async fn a_body_that_does_not_come_in_time_is_answered_408() {
     let server = Server::start(Settings::new()).await;

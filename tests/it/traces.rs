@@ -410,6 +410,22 @@ async fn what_a_collector_answers_is_heeded() {
     assert_eq!(server.metric(dropped, "unreachable").await, 0.0);
 }
 
+/// A clock can't hold what it asks for.
+#[tokio::test]
+async fn a_collector_can_ask_for_any_time() {
+    let (nats, collector) = (Nats::start().await, Collector::start());
+    let server = Server::start(traced(&collector).nats(&nats)).await;
+    collector.behave(Manner::Status(
+        "503 Service Unavailable\r\nretry-after: 18446744073709551615",
+    ));
+    deliver(&nats, &server, 1).await;
+    let dropped = "notify_trace_spans_dropped_total";
+    server.metric_becomes(dropped, "unreachable", 4.0).await;
+    collector.behave(Manner::Good);
+    deliver(&nats, &server, 1).await;
+    collector.one(&process()).await;
+}
+
 #[tokio::test]
 async fn a_stop_sends_what_waits() {
     let (nats, collector) = (Nats::start().await, Collector::start());
