@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::auth::revocation::{Put, Revocation};
+use crate::auth::revocation::{Put, Revocation, Whose};
 use crate::auth::{Identity, Tickets, Verifier};
 use crate::bus::{Call, Calls};
 use crate::event::UserId;
@@ -267,12 +267,36 @@ impl Peers {
         })
     }
 
-    /// Ends the streams here whose tokens are revoked; gives how many.
-    pub async fn end_revoked(&self) -> usize {
+    /// Ends the streams here whose tokens are revoked, as far as these revocations are about them; gives how
+    /// many. What was taken back ends none.
+    pub async fn end_revoked(&self, revoked: &[Revocation]) -> usize {
+        let (mut users, mut tokens) = (BTreeSet::new(), BTreeSet::new());
+        for revocation in revoked.iter().filter(|revocation| !revocation.lifted) {
+            match &revocation.whose {
+                Whose::User(user) => drop(users.insert(user.clone())),
+                token => drop(tokens.insert(token.mark())),
+            }
+        }
         let revocations = self.0.verifier.revocations().clone();
-        let revoked = move |user: &UserId, credential: &_| revocations.revokes(user, credential);
-        let sentence = Sentence::new(End::TokenRevoked, Duration::ZERO, revoked);
-        self.0.hub.sentence(sentence).await
+        let mut ended = 0;
+        // The sessions of users are found by their users; to find those of tokens, all are looked at, but
+        // only whether they are meant: what that costs does not grow with what is revoked.
+        if !tokens.is_empty() {
+            let revocations = revocations.clone();
+            let sentence = Sentence::new(End::TokenRevoked, Duration::ZERO, move |user, of| {
+                let meant = of.id.is_some_and(|id| tokens.contains(&id));
+                (meant || tokens.contains(&of.hash)) && revocations.revokes(user, of)
+            });
+            ended += self.0.hub.sentence(sentence).await;
+        }
+        if !users.is_empty() {
+            let sentence = Sentence::new(End::TokenRevoked, Duration::ZERO, move |user, of| {
+                revocations.revokes(user, of)
+            });
+            let users = users.into_iter().collect();
+            ended += self.0.hub.sentence(sentence.of(users)).await;
+        }
+        ended
     }
 
     /// Whether this instance is the one among all that attends to a matter. While instances come and go,
@@ -327,7 +351,7 @@ impl Peers {
                 Some(self.0.calls.ask_all(question, within).await)
             }
         };
-        let own = self.answer(request).await;
+        let own = self.answer(request, true).await;
         let mut replies = BTreeMap::new();
         replies.extend(own.map(|own| (self.0.instance.clone(), own)));
         while let (false, Some(answers)) = (missing.is_empty(), &mut answers) {
@@ -353,7 +377,8 @@ impl Peers {
         others.keys().cloned().collect()
     }
 
-    async fn answer(&self, request: Request) -> Option<Reply> {
+    /// What this instance answers to another one, or to itself where the question is its `own`.
+    async fn answer(&self, request: Request, own: bool) -> Option<Reply> {
         let inner = &self.0;
         match request {
             Request::Hello | Request::Bye => None,
@@ -382,12 +407,18 @@ impl Peers {
             }
             Request::Revoke(revocations) => {
                 let known = inner.verifier.revocations();
+                let mut news = Vec::new();
                 for revocation in revocations {
-                    if known.learn(revocation, false) == Put::Full {
+                    let put = known.learn(revocation.clone(), false);
+                    if put == Put::Full {
                         warn!("a revocation is not remembered because there are too many");
                     }
+                    // What this instance itself says it knows, and has ended nothing for it yet.
+                    if own || put == Put::New {
+                        news.push(revocation);
+                    }
                 }
-                Some(Reply::Revoked(self.end_revoked().await))
+                Some(Reply::Revoked(self.end_revoked(&news).await))
             }
             Request::Redeem(secret) => {
                 let identity = inner.tickets.redeem(secret, Instant::now());
@@ -487,7 +518,7 @@ async fn called(peers: &Peers, call: Call, answers: &mut FuturesUnordered<BoxFut
     }
     let peers = peers.clone();
     let answer = async move {
-        if let Some(reply) = peers.answer(envelope.says).await {
+        if let Some(reply) = peers.answer(envelope.says, false).await {
             let reply = peers.envelope(reply);
             call.answer(reply).await;
         }

@@ -1,6 +1,7 @@
 //! Key sets that are fetched: at the start, every so often, and when a token names a key that is
 //! not known. A set that can't be fetched leaves the keys that were there.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 
 use super::config::AuthConfig;
 use super::keys::{self, KeyError, VerificationKey};
+use crate::credential::Mark;
 use crate::secret::SecretUrl;
 
 /// Tokens with unknown keys can't have the sets fetched more often than this. Together with
@@ -31,6 +33,10 @@ const MAX_BYTES: usize = 256 * 1024;
 
 /// Requests for a refresh that wait; beyond, a request goes on with the keys there are.
 const WAITING: usize = 1_024;
+
+/// Keys that were removed of which that is remembered. Beyond, the one that was removed first counts as
+/// never seen.
+const REMOVED: usize = 1_024;
 
 /// Asks the task for fresh keys.
 #[derive(Debug)]
@@ -53,6 +59,8 @@ pub(super) struct Fetched {
     keys: Arc<Vec<VerificationKey>>,
     /// Why a set is missing, if one is.
     missing: Option<String>,
+    /// Keys that counted here, from a set or not, and were taken away. The last one was so last.
+    removed: VecDeque<Mark>,
 }
 
 #[derive(Debug, Clone)]
@@ -68,6 +76,7 @@ impl Fetched {
             keys: Arc::new(keys.flatten().cloned().collect()),
             sources,
             missing,
+            removed: VecDeque::new(),
         }
     }
 
@@ -78,6 +87,52 @@ impl Fetched {
     /// Why a set is missing, if one is.
     pub(super) fn missing(&self) -> Option<&str> {
         self.missing.as_deref()
+    }
+
+    /// Whether a key counted here once and was taken away: then a set that is missing is no reason to take
+    /// it for one that may be good.
+    pub(super) fn has_removed(&self, mark: Mark) -> bool {
+        self.removed.contains(&mark)
+    }
+
+    /// Takes over what is remembered of keys that were removed before, and adds these.
+    pub(super) fn remember_removed(&mut self, before: &Self, gone: &BTreeSet<Mark>) {
+        let known = before.removed.iter().filter(|mark| !gone.contains(mark));
+        self.removed = known.chain(gone).copied().collect();
+        let surplus = self.removed.len().saturating_sub(REMOVED);
+        self.removed.drain(..surplus);
+    }
+
+    /// The marks of keys from sets, but for those of sets that are missing in what comes after: these were
+    /// fetched while that was prepared, and nobody has taken them away.
+    pub(super) fn marks_before(&self, after: &Self) -> impl Iterator<Item = Mark> {
+        let missing = |url: &SecretUrl| {
+            let mut sources = after.sources.iter();
+            sources.any(|source| source.url == *url && source.keys.is_none())
+        };
+        let sources = self
+            .sources
+            .iter()
+            .filter(move |source| !missing(&source.url));
+        sources
+            .filter_map(|source| source.keys.as_ref())
+            .flatten()
+            .map(|key| key.mark)
+    }
+
+    fn marks(&self) -> BTreeSet<Mark> {
+        self.keys.iter().map(|key| key.mark).collect()
+    }
+
+    /// Puts what was fetched in place; says whether other keys count than before.
+    fn replace(&mut self, mut fetched: Self) -> bool {
+        let (before, after) = (self.marks(), fetched.marks());
+        let gone = before.difference(&after).copied().collect();
+        fetched.remember_removed(self, &gone);
+        // With the last set that was missing the benefit of the doubt ends, too.
+        let settled = self.missing.is_some() != fetched.missing.is_some();
+        *self = fetched;
+        settled || before != after
     }
 }
 
@@ -242,12 +297,8 @@ impl JwksTask {
             }
         }
         let fetched = Fetched::new(sources, missing);
-        let marks = |keys: &[VerificationKey]| {
-            let marks = keys.iter().map(|key| key.mark);
-            marks.collect::<std::collections::BTreeSet<_>>()
-        };
-        let before = std::mem::replace(&mut *self.fetched.write(), fetched);
-        if marks(&before.keys) != marks(self.fetched.read().keys()) {
+        let changed = self.fetched.write().replace(fetched);
+        if changed {
             self.changed.send_replace(());
         }
     }
@@ -292,3 +343,6 @@ fn chain(error: &FetchError) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

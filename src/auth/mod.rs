@@ -120,10 +120,10 @@ impl Verifier {
     pub fn apply(&self, prepared: Prepared) {
         let before = self.ring();
         *self.0.next.task.lock() = Some(prepared.task);
-        let ring = Arc::new(prepared.ring);
-        *self.0.ring.write() = Arc::clone(&ring);
+        let changed = prepared.ring.succeed(&before);
+        *self.0.ring.write() = Arc::new(prepared.ring);
         self.0.next.set.notify_one();
-        if before.marks() != ring.marks() {
+        if changed {
             self.0.changed.send_replace(());
         }
     }
@@ -132,8 +132,7 @@ impl Verifier {
     /// many would be gone.
     #[must_use]
     pub fn difference(&self, prepared: &Prepared) -> (usize, usize) {
-        let before = self.ring().marks().unwrap_or_default();
-        let after = prepared.ring.marks().unwrap_or_default();
+        let (before, after) = (self.ring().marks(), prepared.ring.marks());
         let (new, gone) = (after.difference(&before), before.difference(&after));
         (new.count(), gone.count())
     }

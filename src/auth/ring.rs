@@ -68,21 +68,37 @@ impl KeyRing {
         self.fetched.read().missing().map(str::to_owned)
     }
 
-    /// The marks of all keys; `None` while some are not known, because a key set was never fetched.
-    pub(super) fn marks(&self) -> Option<BTreeSet<Mark>> {
+    /// The marks of all keys that are known: not all there are, while a key set was never fetched.
+    pub(super) fn marks(&self) -> BTreeSet<Mark> {
         let fetched = self.fetched.read();
-        if fetched.missing().is_some() {
-            return None;
-        }
         let keys = self.configured.iter().chain(fetched.keys().iter());
-        Some(keys.map(|key| key.mark).collect())
+        keys.map(|key| key.mark).collect()
     }
 
-    /// Whether a key is one of these, as far as they are known.
+    /// Whether a key is one of these. While a key set was never fetched, one that was never seen here may
+    /// be: another instance may have let somebody in with it. One that was removed is not.
     pub(super) fn has(&self, mark: Mark) -> bool {
         let fetched = self.fetched.read();
         let mut keys = self.configured.iter().chain(fetched.keys().iter());
-        fetched.missing().is_some() || keys.any(|key| key.mark == mark)
+        keys.any(|key| key.mark == mark)
+            || (fetched.missing().is_some() && !fetched.has_removed(mark))
+    }
+
+    /// Comes in place of other keys, and remembers which of them are gone; says whether other keys count
+    /// than before.
+    pub(super) fn succeed(&self, before: &Self) -> bool {
+        let own = self.marks();
+        let mut fetched = self.fetched.write();
+        let earlier = before.fetched.read();
+        let configured = before.configured.iter().map(|key| key.mark);
+        let gone: BTreeSet<Mark> = configured
+            .chain(earlier.marks_before(&fetched))
+            .filter(|mark| !own.contains(mark))
+            .collect();
+        fetched.remember_removed(&earlier, &gone);
+        let settled = earlier.missing().is_some() != fetched.missing().is_some();
+        drop((earlier, fetched));
+        settled || !gone.is_empty() || before.marks() != own
     }
 
     /// Verifies a token. A `kid` that is not known, or a key set that was never fetched, has the

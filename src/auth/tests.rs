@@ -129,6 +129,56 @@ fn a_token_can_not_choose_how_a_key_is_used() {
     }
 }
 
+/// A key set that was never fetched gives keys that nobody has seen the benefit of the doubt, and no other.
+#[tokio::test]
+async fn a_removed_key_is_gone_although_a_key_set_is_missing() {
+    let of = |secret: &str| KeyConfig {
+        secret: Some(Secret::new(secret)),
+        ..KeyConfig::default()
+    };
+    let set = KeyConfig {
+        jwks_url: Some(crate::secret::SecretUrl::new("http://127.0.0.1:1/")),
+        ..KeyConfig::default()
+    };
+    let with = |mut keys: Vec<KeyConfig>| {
+        keys.push(set.clone());
+        AuthConfig {
+            keys,
+            ..AuthConfig::default()
+        }
+    };
+    let other = "another secret that is long enough too";
+    let (both, one) = (with(vec![of(SECRET), of(other)]), with(vec![of(other)]));
+    // Its task does not run: nothing is ever fetched.
+    let (verifier, _task) = Verifier::new(&both).unwrap();
+    let [gone, kept] = [SECRET, other].map(|secret| {
+        let token = sign(&with(vec![of(secret)]), &json!({}));
+        verifier.ring().verify_now(&token).unwrap()
+    });
+    let mut unseen = kept.clone();
+    if let Some(credential) = &mut unseen.credential {
+        credential.key = crate::credential::Mark::of("key", b"of a peer");
+    }
+    let mut changes = verifier.changes();
+    let prepared = verifier.prepare(&one).await.unwrap();
+    assert_eq!(verifier.difference(&prepared), (0, 1));
+    verifier.apply(prepared);
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    for _ in 0..2 {
+        assert_eq!(verifier.still_vouches(&gone), Err(TokenError::UnknownKey));
+        assert_eq!(verifier.still_vouches(&kept), Ok(()));
+        assert_eq!(verifier.still_vouches(&unseen), Ok(()));
+        // Reloading the same again forgets nothing, and ends nothing.
+        verifier.apply(verifier.prepare(&one).await.unwrap());
+        assert!(!changes.has_changed().unwrap());
+    }
+    // Put back, it counts again.
+    verifier.apply(verifier.prepare(&both).await.unwrap());
+    assert_eq!(verifier.still_vouches(&gone), Ok(()));
+    assert!(changes.has_changed().unwrap());
+}
+
 fn split(token: &str) -> (&str, &str, &str) {
     let mut parts = token.split('.');
     (

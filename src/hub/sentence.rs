@@ -15,6 +15,8 @@ type Refuses = dyn Fn(&UserId, &Credential) -> bool + Send + Sync;
 #[derive(Clone)]
 pub struct Sentence {
     refuses: Arc<Refuses>,
+    /// Whose sessions alone it can concern; `None` for everybody's.
+    users: Option<Arc<[UserId]>>,
     end: End,
     spread: Duration,
 }
@@ -29,9 +31,21 @@ impl Sentence {
     ) -> Self {
         Self {
             refuses: Arc::new(refuses),
+            users: None,
             end,
             spread,
         }
+    }
+
+    /// Of the sessions of these users alone, each of them named once: the others are not looked at.
+    #[must_use]
+    pub fn of(self, users: Vec<UserId>) -> Self {
+        let users = Some(users.into());
+        Self { users, ..self }
+    }
+
+    pub(super) fn users(&self) -> Option<&[UserId]> {
+        self.users.as_deref()
     }
 
     pub(super) fn concerns(&self, user: &UserId, credential: Option<&Credential>) -> bool {

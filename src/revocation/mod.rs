@@ -5,6 +5,7 @@
 
 mod task;
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tracing::{info, warn};
 pub use task::RevocationTask;
 
 use crate::auth::Verifier;
-use crate::auth::revocation::{CAPACITY, Order, OrderError, Revocation, Revocations, Terms};
+use crate::auth::revocation::{CAPACITY, Order, OrderError, Put, Revocation, Revocations, Terms};
 use crate::bus::{Bucket, BucketError, Calls};
 use crate::credential::Mark;
 use crate::event::{Timestamp, UserId};
@@ -47,6 +48,14 @@ pub struct Revoked {
     pub stored: bool,
     /// How many streams each instance has ended.
     pub ended: Gathered<usize>,
+}
+
+/// What is where all instances find it.
+#[derive(Debug)]
+struct Stored {
+    revocation: Revocation,
+    /// How many streams were ended here because that was more than this instance knew.
+    ended: usize,
 }
 
 /// Why nothing was revoked.
@@ -116,16 +125,26 @@ impl Revoker {
         let revocation = revocation.ok_or(RevokeError::Full)?;
         note(&revocation, "http");
         let told = self.0.peers.revoke(vec![revocation.clone()]);
-        let (ended, stored) = tokio::join!(told, self.store(&revocation));
-        if let Err(error) = &stored {
+        let (mut ended, stored) = tokio::join!(told, self.store(&revocation));
+        let there = stored.unwrap_or_else(|error| {
             warn!(
                 error = error.to_string(),
                 "a revocation could not be stored yet, and is tried again"
             );
-        }
+            None
+        });
+        let stored = there.is_some();
+        let revocation = match there {
+            Some(there) => {
+                let here = self.0.peers.instance().to_owned();
+                *ended.replies.entry(here).or_default() += there.ended;
+                there.revocation
+            }
+            None => revocation,
+        };
         Ok(Revoked {
             revocation,
-            stored: stored.is_ok_and(|stored| stored),
+            stored,
             ended,
         })
     }
@@ -138,26 +157,34 @@ impl Revoker {
         }
     }
 
-    /// Puts it where all instances find it; `false` where there is no such place.
-    async fn store(&self, revocation: &Revocation) -> Result<bool, BucketError> {
+    /// Puts it where all instances find it, together with what stands there; `None` where there is no such
+    /// place. What others have put there counts here from now on, too.
+    async fn store(&self, revocation: &Revocation) -> Result<Option<Stored>, BucketError> {
         let Some(bucket) = &self.0.bucket else {
-            return Ok(false);
+            return Ok(None);
         };
         let key = revocation.whose.mark().to_text();
+        let now = Timestamp::now().as_millis() / 1000;
         let change = |before: Option<&[u8]>| {
-            let before: Option<Revocation> = before.and_then(read);
-            match before {
-                Some(before) if !revocation.outranks(&before) => Ok((None, before)),
-                _ => {
-                    // Plain structs of text and numbers always serialize.
-                    let json = serde_json::to_vec(revocation).unwrap_or_default();
-                    Ok::<_, BucketError>((Some(Bytes::from(json)), revocation.clone()))
-                }
+            let before = before.and_then(read).filter(|before| !before.is_over(now));
+            let both = match &before {
+                Some(before) => before.clone().with(revocation.clone()),
+                None => revocation.clone(),
+            };
+            if before.as_ref() == Some(&both) {
+                return Ok((None, both));
             }
+            // Plain structs of text and numbers always serialize.
+            let json = serde_json::to_vec(&both).unwrap_or_default();
+            Ok::<_, BucketError>((Some(Bytes::from(json)), both))
         };
-        let (there, _) = bucket.modify(&key, change).await?;
-        self.revocations().learn(there, true);
-        Ok(true)
+        let (revocation, _) = bucket.modify(&key, change).await?;
+        let put = self.revocations().learn(revocation.clone(), true);
+        let ended = match put {
+            Put::New => self.0.peers.end_revoked(slice::from_ref(&revocation)).await,
+            Put::Known | Put::Full => 0,
+        };
+        Ok(Some(Stored { revocation, ended }))
     }
 }
 

@@ -82,7 +82,7 @@ impl RevocationTask {
     /// Every instance hears an order, so that nobody has to be told.
     async fn follow(&self, calls: Vec<Call>) {
         let mut answers = Vec::with_capacity(calls.len());
-        let mut chosen = false;
+        let (mut chosen, mut taken) = (false, Vec::new());
         for call in calls {
             let answer = match self.order(&call.payload) {
                 Ok(revocation) => {
@@ -90,6 +90,7 @@ impl RevocationTask {
                     // The others store it if this one does not.
                     chosen |= self.revoker.0.peers.is_chosen_for(&id);
                     let expires_at = revocation.expires_at;
+                    taken.push(revocation);
                     Answer::Revoked { id, expires_at }
                 }
                 Err(error) => {
@@ -99,7 +100,7 @@ impl RevocationTask {
             };
             answers.push((call, answer));
         }
-        self.end().await;
+        self.end(&taken).await;
         if chosen {
             self.revoker.0.unstored.notify_one();
         }
@@ -139,8 +140,8 @@ impl RevocationTask {
         }
     }
 
-    async fn end(&self) {
-        let ended = self.revoker.0.peers.end_revoked().await;
+    async fn end(&self, revoked: &[Revocation]) {
+        let ended = self.revoker.0.peers.end_revoked(revoked).await;
         if ended > 0 {
             info!(ended, "streams of revoked tokens were ended");
         }
@@ -210,7 +211,7 @@ impl RevocationTask {
     }
 
     async fn learn(&self, bucket: &Bucket, records: Vec<(String, Bytes)>) {
-        let (mut news, mut over) = (false, Vec::new());
+        let (mut news, mut over) = (Vec::new(), Vec::new());
         let now = Timestamp::now().as_millis() / 1000;
         for (key, value) in records {
             let Some(revocation) = read(&value) else {
@@ -222,15 +223,13 @@ impl RevocationTask {
                 over.extend((mark.to_text() == key).then_some(mark));
                 continue;
             }
-            match self.revoker.revocations().learn(revocation, true) {
-                Put::New => news = true,
+            match self.revoker.revocations().learn(revocation.clone(), true) {
+                Put::New => news.push(revocation),
                 Put::Known => {}
                 Put::Full => warn!("a revocation is not remembered because there are too many"),
             }
         }
-        if news {
-            self.end().await;
-        }
+        self.end(&news).await;
         self.remove(bucket, over).await;
     }
 

@@ -240,3 +240,24 @@ async fn streams_of_a_removed_key_end_spread_over_time() {
     );
     assert_eq!(server.events(&tokens::of_user(1)).await.status, 401);
 }
+
+/// What nobody has taken away has the benefit of the doubt while a set is missing; what somebody has, has not.
+#[tokio::test]
+async fn a_key_is_removed_although_a_key_set_was_never_fetched() {
+    let stub = HttpStub::serve(json!("no set"));
+    let set = json!({"jwks_url": stub.url("/jwks.json")});
+    let keys = json!([{"secret": OLD}, {"secret": NEW}, set]);
+    let server = Server::start_unready(with_keys(keys)).await;
+    let first = server.connect_with(&token(1, OLD)).await;
+    let mut second = server.connect_with(&token(2, NEW)).await;
+    let spoiled = ticket(&server, &token(1, OLD)).await;
+    let only = json!([{"secret": NEW}, set]);
+    server
+        .reload_with(&server.settings().clone().set("auth.keys", only))
+        .await;
+    ends_for_the_key(first).await;
+    let spoiled = server.get(&format!("/events?ticket={spoiled}")).await;
+    assert_eq!(spoiled.status, 401);
+    publish(&server, &token(9, NEW), &[2]).await;
+    second.expect_type("note").await;
+}

@@ -465,3 +465,49 @@ async fn the_command_revokes_through_a_running_server() {
     let denied = run(&["--user", "1", "--token", &tokens::of_user(2)]).await;
     assert!(denied.stderr.contains("403"), "{denied:?}");
 }
+
+/// Whatever a user's streams listen on, and none of others that listen on the user's channel.
+#[tokio::test]
+async fn all_streams_of_a_user_end_and_those_that_watch_the_user_do_not() {
+    let server = Server::start(Settings::new()).await;
+    let of = |user: i64| {
+        let rights = json!({"subscribe": ["user:*", "job:*"], "publish": ["*"]});
+        let token = Token::of(user).claim("notify", rights);
+        token
+            .claim("jti", format!("of-{user}"))
+            .sign_hs256(tokens::SECRET)
+    };
+    let open = async |target: &str, user: i64| {
+        let request = Request::get(target).bearer(&of(user));
+        let response = server.send(request).await;
+        assert_eq!(response.status, 200, "{target}");
+        let mut stream = EventStream::new(response);
+        stream.expect_type("connection_confirmed").await;
+        stream
+    };
+    let mut watching = open("/sse/user/42?named=false", 7).await;
+    let targets = [
+        "/events",
+        "/sse/stream/job:1?named=false",
+        "/sse/stream/job:1,user:42?named=false",
+    ];
+    for order in [json!({"user_id": 42}), json!({"token_id": "of-43"})] {
+        let user = if order.get("user_id").is_some() {
+            42
+        } else {
+            43
+        };
+        let mut streams = Vec::new();
+        for target in targets {
+            streams.push(open(target, user).await);
+        }
+        assert_eq!(revoke(&server, order).await["ended"], 3);
+        for stream in streams {
+            ends_revoked(stream).await;
+        }
+    }
+    let message = json!({"type": "note", "channel": "user:42", "data": {}});
+    let (status, _) = send(&server, "POST", "/api/v1/messages/send", &message).await;
+    assert_eq!(status, 202);
+    watching.expect_type("note").await;
+}

@@ -155,3 +155,42 @@ async fn instances_that_are_told_at_the_same_time_agree() {
         .await;
     }
 }
+
+/// What two instances are told while they can't hear each other adds up, and ends streams where more is
+/// revoked than was known.
+#[tokio::test]
+async fn what_two_instances_are_told_apart_adds_up() {
+    let mut nats = Nats::start().await;
+    let [one, two] = two(&nats, Settings::new()).await;
+    let token = Token::of(42)
+        .claim("iat", tokens::now() - 5)
+        .sign_hs256(tokens::SECRET);
+    let stream = one.connect_with(&token).await;
+    nats.kill();
+    one.not_ready().await;
+    let strong = revoke(&two, json!({"user_id": 42})).await;
+    let soon = tokens::now() + 3_600;
+    let order = json!({"user_id": 42, "issued_before": 1_000, "expires_at": soon});
+    let weak = revoke(&one, order).await;
+    assert_eq!(
+        (&weak["stored"], &weak["ended"]),
+        (&json!(false), &json!(0))
+    );
+    nats.start_again().await;
+    ends_revoked(stream).await;
+    for server in [&one, &two, &Server::start(one.settings().clone()).await] {
+        eventually("both to count", || async {
+            let entry = listed(server).await.pop()?;
+            let parts = ["expires_at", "issued_before"];
+            parts
+                .iter()
+                .all(|part| entry[part] == strong[part])
+                .then_some(())
+        })
+        .await;
+        is_refused(server, &token).await;
+        server
+            .metric_becomes("notify_revocations_unstored", "", 0.0)
+            .await;
+    }
+}

@@ -276,6 +276,30 @@ impl Revocation {
         self
     }
 
+    /// What two instances have said about the same tokens, put together. While neither has taken it back, as
+    /// much is revoked for as long as either says, whichever is heard first; otherwise what was said last
+    /// counts.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        if self.lifted || other.lifted {
+            return if other.outranks(&self) { other } else { self };
+        }
+        // Not by what they revoke, which is put together: then it would depend on the order.
+        let said = |one: &Self| (one.changed_at, one.by.as_ref().map(ToString::to_string));
+        let expires_at = self.expires_at.max(other.expires_at);
+        let issued_before = self.issued_before.max(other.issued_before);
+        let last = if said(&other) > said(&self) {
+            other
+        } else {
+            self
+        };
+        Self {
+            expires_at,
+            issued_before,
+            ..last
+        }
+    }
+
     /// The same, taken back.
     #[must_use]
     pub fn lifted(&self, by: Option<UserId>, now: Timestamp) -> Self {

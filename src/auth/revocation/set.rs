@@ -60,14 +60,14 @@ impl RevocationSet {
         self.unstored
     }
 
-    /// Takes one in, unless one that counts more is here.
+    /// Takes one in, together with what is here of the same tokens.
     pub(super) fn put(&mut self, revocation: Revocation, stored: bool, now: u64) -> Put {
         let mark = revocation.whose.mark();
         if revocation.is_over(now) {
             return Put::Known;
         }
         let room = self.held.len() < self.capacity;
-        match self.held.get_mut(&mark) {
+        let (revocation, stored) = match self.held.get_mut(&mark) {
             Some(held) if held.revocation == revocation => {
                 if stored && !held.stored {
                     held.stored = true;
@@ -76,11 +76,21 @@ impl RevocationSet {
                 return Put::Known;
             }
             // Another instance has stored what this one has heard, too.
-            Some(held) if stored && !held.stored && revocation.includes(&held.revocation) => {}
-            Some(held) if !revocation.outranks(&held.revocation) => return Put::Known,
+            Some(held) if stored && !held.stored && revocation.includes(&held.revocation) => {
+                (revocation, stored)
+            }
+            Some(held) => {
+                let both = held.revocation.clone().with(revocation.clone());
+                if both == held.revocation {
+                    return Put::Known;
+                }
+                // What is more than either has said is to be found by all, too.
+                let stored = stored && both == revocation;
+                (both, stored)
+            }
             None if !room => return Put::Full,
-            _ => {}
-        }
+            None => (revocation, stored),
+        };
         self.remove(mark);
         self.ends.insert((revocation.expires_at, mark));
         self.unstored += usize::from(!stored);

@@ -218,7 +218,14 @@ impl Shard {
     /// Ends sessions by their tokens; gives how many.
     pub(in crate::hub) fn sentence(&mut self, sentence: &Sentence, now: Instant) -> usize {
         let mut ended = 0;
-        for key in self.registry.keys() {
+        let keys = match sentence.users() {
+            Some(users) => users
+                .iter()
+                .flat_map(|user| self.sessions_of(user))
+                .collect(),
+            None => self.registry.keys(),
+        };
+        for key in keys {
             let user = self.registry.user_of(key).cloned();
             let (Some(user), Some(session)) = (user, self.registry.get_mut(key)) else {
                 continue;

@@ -61,6 +61,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What counts of two revocations of the same tokens.
+fn together(one: &Revocation, other: &Revocation) -> Revocation {
+    let mut last = if one.outranks(other) { one } else { other }.clone();
+    if !one.lifted && !other.lifted {
+        last.expires_at = one.expires_at.max(other.expires_at);
+        last.issued_before = one.issued_before.max(other.issued_before);
+    }
+    last
+}
+
 /// What is revoked, found by looking at all of it.
 #[derive(Default)]
 struct Model(Vec<(Revocation, bool)>);
@@ -77,13 +87,17 @@ impl Model {
                 *was_stored |= stored;
                 Put::Known
             }
-            Some((held, was_stored))
-                if !(one.outranks(held) || stored && !*was_stored && one.includes(held)) =>
-            {
-                Put::Known
+            Some((held, was_stored)) if stored && !*was_stored && one.includes(held) => {
+                (*held, *was_stored) = (one.clone(), true);
+                Put::New
             }
-            Some(held) => {
-                *held = (one.clone(), stored);
+            Some((held, was_stored)) => {
+                let both = together(held, one);
+                let stored = stored && both == *one;
+                if both == *held {
+                    return Put::Known;
+                }
+                (*held, *was_stored) = (both, stored);
                 Put::New
             }
             None if !room => Put::Full,
@@ -148,10 +162,38 @@ proptest! {
             }
             set.page(None, usize::MAX, |_| true)
         };
-        let mut other = all.clone();
-        other.rotate_left(turn % all.len());
-        other.reverse();
-        prop_assert_eq!(heard(&all), heard(&other));
+        let turned = |all: &[Revocation]| {
+            let mut other = all.to_vec();
+            other.rotate_left(turn % all.len());
+            other.reverse();
+            other
+        };
+        // Whether it is revoked, and since when: of what was said before it was taken back, one that hears
+        // that late may count more, and never less than was said last.
+        let words = |all: &[Revocation]| {
+            let heard = heard(all).into_iter();
+            heard.map(|(mark, one)| (mark, one.changed_at)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(words(&all), words(&turned(&all)));
+        for (mark, one) in heard(&turned(&all)) {
+            let last = all.iter().filter(|said| said.whose.mark() == mark && !said.lifted);
+            let last = last.max_by_key(|said| said.changed_at).unwrap();
+            prop_assert!(one.issued_before >= last.issued_before && one.expires_at >= last.expires_at);
+        }
+        // While nobody takes anything back, everything is the same, and as much as anybody has said.
+        let by = |(number, one): (usize, &Revocation)| Revocation {
+            by: Some(user(u8::try_from(number % 3).unwrap())),
+            lifted: false,
+            ..one.clone()
+        };
+        let all: Vec<Revocation> = all.iter().enumerate().map(by).collect();
+        let found = heard(&all);
+        prop_assert_eq!(&found, &heard(&turned(&all)));
+        for one in &all {
+            let (_, both) = found.iter().find(|(mark, _)| *mark == one.whose.mark()).unwrap();
+            prop_assert!(both.issued_before >= one.issued_before);
+            prop_assert!(both.expires_at >= one.expires_at && both.changed_at >= one.changed_at);
+        }
     }
 
     #[test]
@@ -233,5 +275,31 @@ fn an_order_that_can_not_be_meant_is_refused() {
     ] {
         let read = serde_json::from_str::<Order>(text);
         assert!(read.is_err(), "{text}: {read:?}");
+    }
+}
+
+/// One instance is told after the other, and before it has heard what the other one was told.
+#[test]
+fn what_two_instances_are_told_adds_up() {
+    let said = |expires_at: u64, issued_before: u64, at: u64| Revocation {
+        whose: whose(0, 1),
+        issued_before: Some(issued_before),
+        expires_at,
+        changed_at: Timestamp::from_millis(at),
+        by: None,
+        lifted: false,
+    };
+    let (month, hour) = (said(NOW + 2_592_000, NOW, 1), said(NOW + 3_600, NOW + 9, 2));
+    let both = said(NOW + 2_592_000, NOW + 9, 2);
+    for (first, then) in [(&month, &hour), (&hour, &month)] {
+        let mut set = RevocationSet::new(CAPACITY);
+        set.put(first.clone(), true, NOW);
+        assert_eq!(set.put(then.clone(), true, NOW), Put::New);
+        assert_eq!(set.get(whose(0, 1).mark()), Some(&both));
+        // Neither has stored all of it.
+        assert_eq!(set.unstored(9), std::slice::from_ref(&both));
+        assert_eq!(set.put(then.clone(), true, NOW), Put::Known);
+        assert_eq!(set.put(both.clone(), true, NOW), Put::Known);
+        assert_eq!(set.unstored_count(), 0);
     }
 }
