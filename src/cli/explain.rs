@@ -4,18 +4,17 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use notify_server::config::Config;
 use notify_server::event::UserId;
 use reqwest::Url;
 use serde_json::{Value, json};
 
+use super::caller::Caller;
+
 /// How long the server may take to answer: it waits for the other instances, and may have to read the log.
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// In whose name the command asks when it makes its own token.
-const NOBODY: &str = "notify-server-cli";
 
 /// The exit code where nothing can be said.
 const UNKNOWN: u8 = 2;
@@ -61,40 +60,16 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
 }
 
 async fn ask(config: &Config, arguments: &Arguments) -> anyhow::Result<Value> {
-    let token = match &arguments.token {
-        Some(token) => token.clone(),
-        None => own_token(config)?,
-    };
-    let server = arguments.url.clone();
-    let server = server.unwrap_or_else(|| super::local_url(config));
-    let address = format!("{}/api/v1/explain", server.trim_end_matches('/'));
+    let (url, token) = (arguments.url.as_deref(), arguments.token.as_deref());
+    let caller = Caller::new(config, url, token, json!({ "admin": true }), TIMEOUT)?;
+    let address = format!("{}/api/v1/explain", caller.server.trim_end_matches('/'));
     let parameters = [
         ("user_id", arguments.user.to_string()),
         ("event", arguments.event.clone()),
     ];
     let address = Url::parse_with_params(&address, parameters).context("--url")?;
-    let response = super::client(config, arguments.url.as_deref())
-        .timeout(TIMEOUT)
-        .build()?
-        .get(address)
-        .bearer_auth(token)
-        .send()
-        .await
-        .map_err(reqwest::Error::without_url)
-        .with_context(|| format!("no server answers at {server}"))?;
-    let status = response.status();
-    let body = response.text().await.unwrap_or_default();
-    if !status.is_success() {
-        bail!("the server answered {status}: {body}");
-    }
+    let body = caller.send(caller.client.get(address)).await?;
     serde_json::from_str(&body).context("the server's answer is not JSON")
-}
-
-fn own_token(config: &Config) -> anyhow::Result<String> {
-    let mut claims = super::own_claims(config);
-    claims.insert("notify".to_owned(), json!({ "admin": true }));
-    let user = UserId::parse(NOBODY)?;
-    Ok(super::signer(config)?.sign(&user, Duration::from_secs(60), claims)?)
 }
 
 /// The sentence, the reason, and what it rests on.

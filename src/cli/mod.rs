@@ -1,5 +1,6 @@
 //! The command line: what each command does, and with which exit code it ends.
 
+mod caller;
 mod check_config;
 mod doctor;
 mod event_stream;

@@ -4,19 +4,16 @@ use std::io::Read as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use clap::Args;
 use notify_server::bus::nats::connect::connect_once;
 use notify_server::bus::subject::check_publish;
 use notify_server::config::Config;
-use notify_server::event::UserId;
 use serde_json::{Value, json};
+
+use super::caller::{Caller, NOBODY};
 
 /// How long the server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// In whose name the command publishes when it makes its own token.
-const NOBODY: &str = "notify-server-cli";
 
 /// What to publish, and where.
 #[derive(Debug, Args)]
@@ -73,36 +70,15 @@ async fn through_server(
     arguments: Arguments,
     payload: String,
 ) -> anyhow::Result<()> {
-    let token = match arguments.token {
-        Some(token) => token,
-        None => own_token(config)?,
-    };
-    let client = super::client(config, arguments.server.as_deref());
-    let server = arguments.server.unwrap_or_else(|| super::local_url(config));
+    let (url, token) = (arguments.server.as_deref(), arguments.token.as_deref());
+    let caller = Caller::new(config, url, token, json!({ "publish": ["*"] }), TIMEOUT)?;
     let path = format!("/api/v1/bus/{}", arguments.subject);
-    let address = super::address(config, &server, &path, NOBODY);
-    let response = client
-        .timeout(TIMEOUT)
-        .build()?
-        .post(address)
-        .bearer_auth(token)
+    let address = super::address(config, &caller.server, &path, NOBODY);
+    let request = caller.client.post(address);
+    let request = request
         .header("content-type", "application/json")
-        .body(payload)
-        .send()
-        .await
-        .with_context(|| format!("no server answers at {server}"))?;
-    let status = response.status();
-    let body = response.text().await.unwrap_or_default();
-    if !status.is_success() {
-        bail!("the server answered {status}: {body}");
-    }
+        .body(payload);
+    let body = caller.send(request).await?;
     println!("{body}");
     Ok(())
-}
-
-fn own_token(config: &Config) -> anyhow::Result<String> {
-    let mut claims = super::own_claims(config);
-    claims.insert("notify".to_owned(), json!({ "publish": ["*"] }));
-    let user = UserId::parse(NOBODY)?;
-    Ok(super::signer(config)?.sign(&user, Duration::from_secs(60), claims)?)
 }

@@ -12,11 +12,10 @@ use notify_server::config::Config;
 use notify_server::event::{Timestamp, UserId};
 use serde_json::{Value, json};
 
+use super::caller::{Caller, NOBODY};
+
 /// How long the server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// In whose name the command revokes when it makes its own token.
-const NOBODY: &str = "notify-server-cli";
 
 /// What to revoke, and where.
 #[derive(Debug, Args)]
@@ -54,29 +53,11 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
         let at = Timestamp::now().after(expires_in).as_millis() / 1000;
         order["expires_at"] = Value::from(at);
     }
-    let token = match arguments.token {
-        Some(token) => token,
-        None => own_token(&config)?,
-    };
-    let client = super::client(&config, arguments.server.as_deref());
-    let server = arguments
-        .server
-        .unwrap_or_else(|| super::local_url(&config));
-    let address = super::address(&config, &server, "/api/v1/revocations", NOBODY);
-    let response = client
-        .timeout(TIMEOUT)
-        .build()?
-        .post(address)
-        .bearer_auth(token)
-        .json(&order)
-        .send()
-        .await
-        .with_context(|| format!("no server answers at {server}"))?;
-    let status = response.status();
-    let body = response.text().await.unwrap_or_default();
-    if !status.is_success() {
-        bail!("the server answered {status}: {body}");
-    }
+    let (url, token) = (arguments.server.as_deref(), arguments.token.as_deref());
+    let caller = Caller::new(&config, url, token, json!({ "admin": true }), TIMEOUT)?;
+    let address = super::address(&config, &caller.server, "/api/v1/revocations", NOBODY);
+    let request = caller.client.post(address).json(&order);
+    let body = caller.send(request).await?;
     println!("{body}");
     Ok(ExitCode::SUCCESS)
 }
@@ -107,11 +88,4 @@ fn order(whose: Whose) -> anyhow::Result<Value> {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     Ok(json!({ "token_hash": hex }))
-}
-
-fn own_token(config: &Config) -> anyhow::Result<String> {
-    let mut claims = super::own_claims(config);
-    claims.insert("notify".to_owned(), json!({ "admin": true }));
-    let user = UserId::parse(NOBODY)?;
-    Ok(super::signer(config)?.sign(&user, Duration::from_secs(60), claims)?)
 }
