@@ -14,6 +14,8 @@
 
 mod guest;
 mod remains;
+#[path = "../shared/single.rs"]
+mod single;
 mod visit;
 
 use std::cell::Cell;
@@ -23,7 +25,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -65,20 +67,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let tasks = tokio::task::LocalSet::new();
-    let done = runtime
-        .context("a runtime")
-        .and_then(|runtime| tasks.block_on(&runtime, run(&Options::parse())));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    single::run(run(&Options::parse()))
 }
 
 async fn run(options: &Options) -> Result<()> {

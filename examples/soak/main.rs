@@ -14,6 +14,8 @@
 
 mod count;
 mod publish;
+#[path = "../shared/single.rs"]
+mod single;
 #[allow(dead_code, reason = "a part of the load program")]
 #[path = "../load/wire.rs"]
 mod wire;
@@ -63,20 +65,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let tasks = tokio::task::LocalSet::new();
-    let done = runtime
-        .context("a runtime")
-        .and_then(|runtime| tasks.block_on(&runtime, run(&Options::parse())));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    single::run(run(&Options::parse()))
 }
 
 async fn run(options: &Options) -> Result<()> {
