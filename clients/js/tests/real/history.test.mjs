@@ -101,11 +101,19 @@ const shown = (window) => window.page.locator("[data-message-id]").evaluateAll((
 const open = (window) => window.page.locator(".notify-banner[data-state=open]").waitFor({ state: "attached" });
 const more = (window, ids) => eventually("more messages", () => shown(window), (now) => now.some((id) => !ids.includes(id)));
 
-/** Asks for what is older until it is there. The button moves while messages come, and sleeps while others are loaded. */
+/** Presses the button for older messages, and says whether there was one. It moves while messages come, and sleeps while others are loaded. */
+const press = (window) =>
+  window.page.evaluate(() => {
+    const button = [...document.querySelectorAll("button")].find(({ textContent }) => textContent === "Older messages");
+    button?.click();
+    return !!button;
+  });
+
+/** Asks for what is older until it is there. */
 async function older(window) {
   const [first] = await shown(window);
   const asked = async () => {
-    await window.page.evaluate(() => [...document.querySelectorAll("button")].find((button) => button.textContent === "Older messages")?.click());
+    await press(window);
     return shown(window);
   };
   await eventually("older messages", asked, ([now]) => now !== first);
@@ -114,7 +122,8 @@ async function older(window) {
 /** Loads what is older until there is no more, and compares it all with the database. */
 async function compare(window, where) {
   const stored = await postgres.query(`SELECT id FROM messages WHERE ${where} ORDER BY position`);
-  while (await window.page.getByText("Older messages").count()) await older(window);
+  // Not one by one: what was asked for before may come, and be the last, between the look and the press.
+  await eventually("the oldest message", () => press(window), (more) => !more, 60_000);
   // What was committed last may still be on its way.
   const missing = async () => {
     const ids = new Set(await shown(window));
