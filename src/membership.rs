@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -20,7 +21,7 @@ use sqlx::{
     AssertSqlSafe, Column as _, Either, Executor as _, PgConnection, PgPool, Postgres, Row as _,
     SqlSafeStr as _, SqlitePool, Statement as _, TypeInfo as _, ValueRef as _,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 use uuid::Uuid;
@@ -203,15 +204,24 @@ impl MembershipTask {
     /// Runs until the last [`Membership`] is dropped.
     pub async fn run(self) {
         let Self {
-            mut lookups,
+            lookups,
             database,
             queries,
         } = self;
-        let connections = database.max_connections() as usize;
-        futures_util::stream::poll_fn(|context| lookups.poll_recv(context))
-            .for_each_concurrent(connections, |lookup| perform(&database, &queries, lookup))
-            .await;
+        let lookups = Mutex::new(lookups);
+        // As many as there are connections, for good: a look-up is several KiB of state, and what is allocated for each
+        // and freed again ends up beneath the buffers of streams.
+        let workers = (0..database.max_connections()).map(|_| async {
+            while let Some(lookup) = next(&lookups).await {
+                perform(&database, &queries, lookup).await;
+            }
+        });
+        join_all(workers).await;
     }
+}
+
+async fn next(lookups: &Mutex<mpsc::Receiver<Lookup>>) -> Option<Lookup> {
+    lookups.lock().await.recv().await
 }
 
 async fn perform(database: &Database, queries: &Queries, lookup: Lookup) {

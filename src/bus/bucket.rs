@@ -246,6 +246,15 @@ impl Memory {
 
 impl JetStream {
     async fn store(&self) -> Result<&kv::Store, BucketError> {
+        match self.store.get() {
+            Some(store) => Ok(store),
+            // Most of what has to be done with a bucket is done with one that is open, and should not have the size of
+            // opening it.
+            None => Box::pin(self.open_once()).await,
+        }
+    }
+
+    async fn open_once(&self) -> Result<&kv::Store, BucketError> {
         let open = || async {
             // Many may wait for this, and each would take its time to fail.
             let failed = *self.failed.lock();

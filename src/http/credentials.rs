@@ -151,7 +151,8 @@ async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity
     }
     let ticket = parameters.ticket.filter(|_| by_ticket);
     let verified = match (ticket, token(request, parameters.access_token)) {
-        (Some(ticket), _) => redeem(request, verifier, &ticket).await,
+        // Rare, and several times as large as the rest of what a stream is opened with.
+        (Some(ticket), _) => Box::pin(redeem(request, verifier, &ticket)).await,
         (None, Some(token)) => verifier.verify(&token).await,
         (None, None) => Err(TokenError::Missing),
     };

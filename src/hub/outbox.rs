@@ -148,11 +148,13 @@ impl Outbox {
                 now: stopwatch.now(),
             });
         }
-        let waiting = if self.lead.is_empty() {
-            self.bytes
-        } else {
-            most
-        };
+        let mut waiting = self.bytes;
+        let mut lead = self.lead.iter();
+        while waiting < most
+            && let Some(frame) = lead.next()
+        {
+            waiting += frame.len();
+        }
         let mut batch = BytesMut::with_capacity(most.min(waiting + first.len()));
         batch.extend_from_slice(first.as_slice(named));
         let mut events = events;

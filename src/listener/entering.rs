@@ -1,12 +1,15 @@
 //! A socket from being accepted to its end: what is spoken on it, keys, and then requests, until it ends or has to make
 //! room.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use actix_http::Protocol as HttpProtocol;
 use actix_http::error::DispatchError;
+use futures_util::future::LocalBoxFuture;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -15,17 +18,21 @@ use tracing::warn;
 
 use super::connection::Connection;
 use super::guard::Guard;
-use super::{Arrived, REQUEST_TIMEOUT, REST, SharedConnection, Watched};
+use super::serve::{Serve, Serving};
+use super::{Arrived, REQUEST_TIMEOUT, REST, SharedConnection};
 use crate::limits::{Limit, Limits};
 use crate::tls::{Disagreement, Tls};
 
 /// What an HTTP/2 connection without TLS begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
+/// Gives what is spoken on a socket. Apart from the rest, so that what it takes to agree on keys is free as soon as that
+/// is done.
+pub(super) type Arriving<T> = LocalBoxFuture<'static, Option<Arrived<T>>>;
+
 /// A socket that was accepted.
-pub(super) struct Entering<E> {
-    /// Gives what is spoken on it.
-    pub(super) arrived: E,
+pub(super) struct Entering<T> {
+    pub(super) arriving: Arriving<T>,
     pub(super) connection: Connection,
     /// Nobody enters any more.
     pub(super) stop: CancellationToken,
@@ -34,43 +41,57 @@ pub(super) struct Entering<E> {
     pub(super) limits: Limits,
 }
 
-impl<E> Entering<E> {
+/// A connection that is served.
+struct Served {
+    requests: Serving,
+    peer: Option<IpAddr>,
+    /// Whether it is of HTTP/2.
+    shared: bool,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Entering<T> {
     /// Serves it until it ends, or has to make room.
-    pub(super) async fn serve<T, S>(self, service: Rc<S>)
-    where
-        E: Future<Output = Option<Arrived<T>>>,
-        S: actix_service::Service<Watched<T>, Error = DispatchError>,
-    {
-        let (connection, limits) = (&self.connection, &self.limits);
-        let entered = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => None,
-            () = connection.asked_to_leave() => None,
-            entered = self.arrived => entered,
-        };
-        let Some((stream, protocol, peer)) = entered else {
+    pub(super) async fn serve(mut self, serve: Rc<dyn Serve<T>>) {
+        let Some(Served {
+            requests,
+            peer,
+            shared,
+        }) = self.enter(serve).await
+        else {
             return;
         };
-        let shared = (protocol == HttpProtocol::Http2).then(|| SharedConnection(self.end.clone()));
-        let guard = Guard::new(
-            stream,
-            connection.clone(),
-            limits.clone(),
-            peer.map(|peer| peer.ip()),
-            shared.clone(),
-        );
         tokio::select! {
             biased;
             // First, so that nobody goes whose request has come meanwhile. Whatever goes wrong on a connection has
             // been answered, or can't be.
-            ended = service.call((guard, protocol, peer)) => {
+            ended = requests => {
                 if ended.is_err_and(|error| is_flood(&error)) {
-                    limits.met(Limit::Http2, peer.map(|peer| peer.ip()));
+                    self.limits.met(Limit::Http2, peer);
                 }
             }
-            () = self.end.cancelled(), if shared.is_some() => {}
-            () = connection.asked_to_leave() => {}
+            () = self.end.cancelled(), if shared => {}
+            () = self.connection.asked_to_leave() => {}
         }
+    }
+
+    /// `None` if it ends, or has to go, before it is known what is spoken on it.
+    async fn enter(&mut self, serve: Rc<dyn Serve<T>>) -> Option<Served> {
+        let (stream, protocol, peer) = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            () = self.connection.asked_to_leave() => None,
+            arrived = &mut self.arriving => arrived,
+        }?;
+        let ip = peer.map(|peer| peer.ip());
+        let shared = (protocol == HttpProtocol::Http2).then(|| SharedConnection(self.end.clone()));
+        let is_shared = shared.is_some();
+        let (connection, limits) = (self.connection.clone(), self.limits.clone());
+        let guard = Guard::new(stream, connection, limits, ip, shared);
+        Some(Served {
+            requests: serve.serve((guard, protocol, peer)),
+            peer: ip,
+            shared: is_shared,
+        })
     }
 }
 

@@ -12,6 +12,7 @@ mod entering;
 mod guard;
 mod http2;
 mod room;
+mod serve;
 
 use std::fmt;
 use std::io;
@@ -20,8 +21,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix_http::body::MessageBody;
-use actix_http::error::DispatchError;
-use actix_http::{HttpService, Protocol as HttpProtocol, Request, Response};
+use actix_http::{Protocol as HttpProtocol, Request, Response};
 use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, map_config};
 use actix_web::dev::AppConfig;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -39,9 +39,10 @@ pub use room::SocketLimit;
 
 use crate::limits::{Limit, Limits};
 use crate::tls::Tls;
-use entering::{Entering, enter_plain, enter_tls, find_dead_peers};
+use entering::{Arriving, Entering, enter_plain, enter_tls, find_dead_peers};
 use guard::Guard;
 use room::Room;
+use serve::{Serve, protocols};
 
 /// How long a client may take to send a request's head, and to take leave.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -188,24 +189,32 @@ where
                     let app = app()
                         .into_factory()
                         .map_err(|error| error.into().error_response());
-                    let app = map_config(app, |()| AppConfig::default());
+                    let Ok(app) = map_config(app, |()| AppConfig::default())
+                        .new_service(())
+                        .await
+                    else {
+                        warn!("a thread that serves connections could not begin");
+                        return;
+                    };
+                    let limits = thread.settings.limits.clone();
                     match thread.settings.tls.clone() {
                         None => {
                             let h2c = thread.settings.h2c;
-                            let service = http_service(stop, app, |_: &TcpStream| false);
-                            let limits = thread.settings.limits.clone();
-                            let enter = move |stream| enter_plain(stream, h2c, limits.clone());
-                            thread.run(load, service, enter).await;
+                            let serve = protocols(&stop, app, |_: &TcpStream| false).await;
+                            let enter = move |stream| -> Arriving<_> {
+                                Box::pin(enter_plain(stream, h2c, limits.clone()))
+                            };
+                            thread.run(load, serve, enter).await;
                         }
                         Some(tls) => {
                             let shown = |stream: &TlsStream<TcpStream>| {
                                 stream.get_ref().1.peer_certificates().is_some()
                             };
-                            let service = http_service(stop, app, shown);
-                            let limits = thread.settings.limits.clone();
-                            let enter =
-                                move |stream| enter_tls(tls.clone(), stream, limits.clone());
-                            thread.run(load, service, enter).await;
+                            let serve = protocols(&stop, app, shown).await;
+                            let enter = move |stream| -> Arriving<_> {
+                                Box::pin(enter_tls(tls.clone(), stream, limits.clone()))
+                            };
+                            thread.run(load, serve, enter).await;
                         }
                     }
                 });
@@ -213,40 +222,6 @@ where
             })?;
     }
     Ok(listener)
-}
-
-/// What serves the connections of one thread. `shown` says whether a client has shown a certificate.
-fn http_service<T, S, B>(
-    stop: CancellationToken,
-    app: S,
-    shown: impl Fn(&T) -> bool + 'static,
-) -> impl ServiceFactory<Watched<T>, Config = (), Error = DispatchError, Service: 'static>
-where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
-    S: ServiceFactory<Request, Config = ()> + 'static,
-    S::Error: Into<Response<actix_http::body::BoxBody>> + 'static,
-    S::InitError: fmt::Debug,
-    S::Response: Into<Response<B>> + 'static,
-    S::Service: 'static,
-    <S::Service as actix_service::Service<Request>>::Future: 'static,
-    B: MessageBody + 'static,
-{
-    HttpService::build()
-        .graceful_shutdown_signal(move || stop.clone().cancelled_owned())
-        .keep_alive(KEEP_ALIVE)
-        .client_request_timeout(REQUEST_TIMEOUT)
-        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-        .h1_allow_half_closed(false)
-        .on_connect_ext(move |guard: &Guard<T>, extensions| {
-            extensions.insert(guard.connection().clone());
-            if shown(guard.stream()) {
-                extensions.insert(ClientCertificate);
-            }
-            if let Some(shared) = guard.shared() {
-                extensions.insert(shared.clone());
-            }
-        })
-        .finish(app)
 }
 
 fn bind(settings: &Settings) -> io::Result<StdListener> {
@@ -272,20 +247,16 @@ struct Thread {
 }
 
 impl Thread {
-    async fn run<T: 'static, E: Future<Output = Option<Arrived<T>>> + 'static>(
+    async fn run<T: AsyncRead + AsyncWrite + Unpin + 'static>(
         self,
         mut load: impl Load,
-        service: impl ServiceFactory<Watched<T>, Config = (), Error = DispatchError, Service: 'static>,
-        enter: impl Fn(TcpStream) -> E,
+        serve: Option<Rc<dyn Serve<T>>>,
+        enter: impl Fn(TcpStream) -> Arriving<T>,
     ) {
-        let (Ok(service), Ok(socket)) = (
-            service.new_service(()).await,
-            TcpListener::from_std(self.socket),
-        ) else {
+        let (Some(serve), Ok(socket)) = (serve, TcpListener::from_std(self.socket)) else {
             warn!("a thread that serves connections could not begin");
             return;
         };
-        let service = Rc::new(service);
         let room = Room::new(self.settings.sockets.clone());
         let limits = self.settings.limits.clone();
         let connections = TaskTracker::new();
@@ -309,13 +280,13 @@ impl Thread {
                 Ok((stream, place)) => {
                     find_dead_peers(&stream, self.settings.dead_after);
                     let socket = Entering {
-                        arrived: enter(stream),
+                        arriving: enter(stream),
                         connection: Connection::new(place),
                         stop: self.stop.clone(),
                         end: ends.child_token(),
                         limits: limits.clone(),
                     };
-                    connections.spawn_local(socket.serve(Rc::clone(&service)));
+                    connections.spawn_local(socket.serve(Rc::clone(&serve)));
                 }
                 Err(error) => {
                     warn!(
