@@ -208,6 +208,13 @@ impl<S> Registry<S> {
     }
 
     /// What a session carries.
+    #[must_use]
+    pub fn get(&self, key: SessionKey) -> Option<&S> {
+        let member = self.sessions.get(key.index())?;
+        Some(&member.session)
+    }
+
+    /// What a session carries, to be changed.
     pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut S> {
         let member = self.sessions.get_mut(key.index())?;
         Some(&mut member.session)

@@ -7,6 +7,7 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::{Phase, Shard};
+use crate::credential::Mark;
 use crate::event::{Channel, ChatId, Resource, Timestamp, UserId};
 use crate::hub::account::{self, Matter, SessionAccount, Standing, Subject};
 use crate::hub::inspect::{Connection, Filter, Finding, Question, Stats, Target};
@@ -20,7 +21,7 @@ const LISTED_CHANNELS: usize = 20;
 /// The most ended sessions of one user that are told of.
 const MOST_GONE: usize = 50;
 
-/// The most resources that are counted for themselves; clients choose their names.
+/// The most resources that are counted for themselves, as clients choose their names; and the most keys.
 const RESOURCES: usize = 100;
 
 /// What one shard knows of a user and an event.
@@ -186,6 +187,9 @@ impl Shard {
             remote: session.client.remote.as_deref().map(str::to_owned),
             user_agent: session.client.user_agent.to_string(),
             device: session.client.device.as_deref().map(str::to_owned),
+            // Whoever knows the keys says what this one is called.
+            kid: None,
+            key: session.credential.as_ref().map(|of| of.key.to_text()),
             connected_at: Timestamp::now().before(age),
             sent: session.events_sent,
         })
@@ -195,6 +199,7 @@ impl Shard {
         let mut stats = Stats {
             connections: self.registry.len(),
             resources: BTreeMap::new(),
+            keys: self.keys_in_use(),
         };
         for (channel, listeners) in self.registry.channels() {
             let name = channel.resource().as_str();
@@ -207,6 +212,27 @@ impl Shard {
             sum.listeners += listeners;
         }
         stats
+    }
+
+    /// How many sessions there are by each key.
+    fn keys_in_use(&self) -> BTreeMap<String, usize> {
+        // There are few: whoever takes one away ends its sessions.
+        let mut uses: Vec<(Mark, usize)> = Vec::new();
+        for key in self.registry.keys() {
+            let session = self.registry.get(key);
+            let Some(credential) = session.and_then(|session| session.credential.as_ref()) else {
+                continue;
+            };
+            let room = uses.len() < RESOURCES;
+            match uses.iter_mut().find(|(mark, _)| *mark == credential.key) {
+                Some((_, sessions)) => *sessions += 1,
+                None if room => uses.push((credential.key, 1)),
+                None => {}
+            }
+        }
+        let uses = uses.into_iter();
+        uses.map(|(mark, sessions)| (mark.to_text(), sessions))
+            .collect()
     }
 
     fn channels(&self, after: Option<&str>, limit: usize) -> BTreeMap<String, usize> {
