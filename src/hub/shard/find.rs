@@ -9,8 +9,10 @@ use uuid::Uuid;
 use super::{Phase, Shard};
 use crate::credential::Mark;
 use crate::event::{Channel, ChatId, Resource, Timestamp, UserId};
-use crate::hub::account::{self, Matter, SessionAccount, Standing, Subject};
+use crate::hub::account::{self, Heard, SessionAccount, Standing};
 use crate::hub::inspect::{Connection, Filter, Finding, Question, Stats, Target};
+use crate::hub::listening::Seats;
+use crate::hub::matter::{Matter, Subject};
 use crate::hub::notice::End;
 use crate::hub::registry::SessionKey;
 use crate::hub::witness::{Who, Witness};
@@ -54,13 +56,16 @@ impl Shard {
         let mut sessions: Vec<SessionAccount> = witness
             .of(&matter.user)
             .map(|gone| {
-                let subject = Subject::of(gone);
-                let standing = match gone.head.epoch() == head.epoch() {
-                    true => matter.standing(&subject, head, |_| false, &witness, now),
+                let subject = Subject::of(gone, matter.hearers.as_ref());
+                let told = match gone.head.epoch() == head.epoch() {
+                    true => (
+                        matter.standing(&subject, head, |_| false, &witness, now),
+                        matter.heard(&subject, head, &witness),
+                    ),
                     // The log that it listened to is no more.
-                    false => Standing::Over,
+                    false => (Standing::Over, Heard::Absent),
                 };
-                account::of_gone(gone, standing, now)
+                account::of_gone(gone, told, now)
             })
             .collect();
         // The latest of very many, as those who poll have.
@@ -78,15 +83,14 @@ impl Shard {
     }
 
     fn account_of(
-        &mut self,
+        &self,
         key: SessionKey,
         matter: &Matter,
         witness: &Witness,
         now: Instant,
     ) -> Option<SessionAccount> {
-        let listens = matter.names(|channel| self.registry.listens_on(key, channel));
         let head = self.head;
-        let session = self.registry.get_mut(key)?;
+        let session = self.registry.get(key)?;
         if matches!(session.phase, Phase::Pending(_)) {
             return None;
         }
@@ -96,6 +100,14 @@ impl Shard {
                 serial: session.serial,
             },
             start: &session.start,
+            seats: Seats {
+                on: matter
+                    .hearers
+                    .as_ref()
+                    .map(|hearers| hearers.among(|channel| self.registry.listens_on(key, channel))),
+                turns: session.turns,
+                named: session.named_channels.is_some(),
+            },
             after_unlogged: session.after_unlogged,
             over: session.over_at.map(|head| (now, head, session.unwritten)),
         };
@@ -111,7 +123,7 @@ impl Shard {
             opened_at: account::wall(session.opened_at, now),
             ended,
             named: session.asked_for().as_deref().map(account::told),
-            listens,
+            heard: matter.heard(&subject, head, witness),
             standing,
         })
     }
