@@ -23,7 +23,7 @@ use crate::hub::{Delivery, Gap, GapReason, Hub};
 use crate::inbox::{Durable, Inbox};
 use crate::membership::Membership;
 use crate::refresh::Refresh;
-use crate::rejections::{Rejected, Rejections};
+use crate::rejections::{self, Rejected, Rejections};
 use crate::trace::{Arrived, Parent};
 use crate::units::{Period, Size};
 
@@ -35,9 +35,6 @@ const PRESENCE: usize = 1_024;
 
 /// Between two log lines about rejections for the same reason.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How many bytes of a rejected payload are logged.
-const EXCERPT: usize = 120;
 
 /// The `events` section of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -273,20 +270,15 @@ impl Ingest {
     fn reject(&mut self, message: &Message, rejection: &Rejection, journey: Option<&Journey>) {
         let reason = rejection.reason();
         self.metrics.rejected(reason);
-        self.rejections.note(Rejected {
-            at: Timestamp::now(),
-            event_id: message.id.map(|id| id.to_string()),
-            reason,
-            problem: rejection.to_string(),
-            subject: message.subject.to_string(),
-            payload: excerpt(&message.payload),
-        });
+        let (id, now) = (message.id, Timestamp::now());
+        let rejected = Rejected::new(rejection, id, &message.subject, &message.payload, now);
+        self.rejections.note(rejected);
         if let Some(unlogged) = self.logged.admit(reason, Instant::now()) {
             warn!(
                 reason,
                 subject = &*message.subject,
                 problem = rejection.to_string(),
-                payload = excerpt(&message.payload),
+                payload = rejections::excerpt(&message.payload),
                 unlogged,
                 trace_id = journey.map(|journey| journey.context.trace().to_string()),
                 "event rejected"
@@ -377,33 +369,9 @@ impl RejectionLog {
     }
 }
 
-/// The first bytes of a payload, as text that can't forge a log line.
-fn excerpt(payload: &[u8]) -> String {
-    let head = &payload[..payload.len().min(EXCERPT)];
-    let mut text = String::with_capacity(head.len());
-    for letter in String::from_utf8_lossy(head).chars() {
-        match letter {
-            // JSON is full of them, and they end no line.
-            '"' | '\'' | '\\' => text.push(letter),
-            _ => text.extend(letter.escape_debug()),
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_excerpt_can_be_read_and_is_one_line() {
-        assert_eq!(excerpt("{\"名\":\"a\\b\"}".as_bytes()), "{\"名\":\"a\\b\"}");
-        let hostile = "\r\nERROR forged\u{2028}\u{202e}\u{1b}[2J\u{0}".as_bytes();
-        let text = excerpt(hostile);
-        assert!(!text.contains(char::is_control), "{text}");
-        assert!(!text.contains(['\u{2028}', '\u{202e}']), "{text}");
-        assert_eq!(excerpt(b"\xff{"), "\u{fffd}{");
-    }
 
     #[tokio::test(start_paused = true)]
     async fn rejections_are_logged_within_a_rate() {
@@ -415,11 +383,5 @@ mod tests {
         assert_eq!(log.admit("not_json", Instant::now()), Some(0));
         tokio::time::advance(LOG_INTERVAL).await;
         assert_eq!(log.admit("malformed", Instant::now()), Some(5));
-    }
-
-    #[test]
-    fn an_excerpt_is_one_short_line() {
-        let text = excerpt(&[b'\n'; 1000]);
-        assert_eq!(text, "\\n".repeat(EXCERPT));
     }
 }

@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::auth::revocation::{Put, Revocation, Whose};
-use crate::auth::{Identity, Tickets, Verifier};
+use crate::auth::{Identity, KeyName, Tickets, Verifier};
 use crate::bus::{Call, Calls};
 use crate::event::UserId;
 use crate::hub::{Account, End, Finding, Hub, Question, Sentence, Sought, Totals};
@@ -114,6 +114,9 @@ pub struct Summary {
     pub uptime_secs: u64,
     /// Connections now.
     pub connections: usize,
+    /// The keys that it takes tokens by; of very many, the first hundred.
+    #[serde(default)]
+    pub keys: Vec<KeyName>,
     /// What it has done so far.
     #[serde(flatten)]
     pub totals: Totals,
@@ -189,6 +192,7 @@ impl Peers {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_secs: self.0.started.elapsed().as_secs(),
             connections: self.0.hub.admission().total(),
+            keys: self.0.verifier.key_names(),
             totals: self.0.hub.totals(),
         }
     }
@@ -382,7 +386,11 @@ impl Peers {
         let inner = &self.0;
         match request {
             Request::Hello | Request::Bye => None,
-            Request::Find(question) => Some(Reply::Found(inner.hub.find(question).await)),
+            Request::Find(question) => {
+                let mut found = inner.hub.find(question).await;
+                self.name_keys(&mut found);
+                Some(Reply::Found(found))
+            }
             Request::Summary => Some(Reply::Summary(self.summary())),
             Request::Explain(sought) => {
                 let account = inner.hub.account(&sought).await;
@@ -424,6 +432,18 @@ impl Peers {
                 let identity = inner.tickets.redeem(secret, Instant::now());
                 Some(Reply::Redeemed(identity))
             }
+        }
+    }
+
+    /// Says of connections what the keys are called that have let them in.
+    fn name_keys(&self, found: &mut Finding) {
+        let Finding::Connections(connections) = found else {
+            return;
+        };
+        let names = self.0.verifier.key_names();
+        for connection in connections {
+            let by = |name: &&KeyName| Some(&name.key) == connection.key.as_ref();
+            connection.kid = names.iter().find(by).and_then(|name| name.kid.clone());
         }
     }
 

@@ -269,7 +269,7 @@ function draw() {
 function emptyChat(chat) {
   const message = { id: "1", sender_id: wireId(page.me), content: "hello from a terminal" };
   const payload = JSON.stringify({ MessageReceived: { chat_id: wireId(chat.id), message } });
-  const elsewhere = location.port === DEFAULT_PORT ? "" : ` --server ${location.origin}`;
+  const elsewhere = location.port === DEFAULT_PORT ? "" : ` --url ${location.origin}`;
   return { text: t("empty"), command: `notify-server publish fechatter.realtime.chat.${shellWord(chat.id)} ${shellWord(payload)}${elsewhere}` };
 }
 

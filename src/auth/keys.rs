@@ -7,7 +7,9 @@ use aws_lc_rs::hmac;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, Validation};
+use serde::{Deserialize, Serialize};
 use tracing::warn;
+use utoipa::ToSchema;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::RSAPublicKey;
 
@@ -21,6 +23,21 @@ const SAFE_SECRET_BYTES: usize = 32;
 
 /// The object identifier of the curve P-256 (1.2.840.10045.3.1.7) in DER.
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+
+/// The longest name of a key that is told, in characters: in a key set it is somebody else's choice.
+const LONGEST_KID: usize = 100;
+
+/// What a key is called, which says nothing about the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyName {
+    /// Which one it is, as 32 hexadecimal digits: the same on all instances, and however it is configured.
+    pub key: String,
+    /// Its `kid`; `null` where it has none.
+    #[schema(required = true)]
+    pub kid: Option<String>,
+    /// What tokens are signed with by it.
+    pub algorithm: String,
+}
 
 /// A key, how to use it, and what else a token must say.
 #[derive(Clone)]
@@ -46,6 +63,15 @@ impl VerificationKey {
             mark: mark(algorithm, &key),
             key,
             validation: validation(config, algorithm),
+        }
+    }
+
+    pub(super) fn name(&self) -> KeyName {
+        let kid = self.kid.as_ref();
+        KeyName {
+            key: self.mark.to_text(),
+            kid: kid.map(|kid| kid.chars().take(LONGEST_KID).collect()),
+            algorithm: format!("{:?}", self.algorithm),
         }
     }
 

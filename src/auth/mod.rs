@@ -23,7 +23,7 @@ use tracing::warn;
 
 pub use config::{AuthConfig, KeyConfig};
 pub use identity::{Grant, Identity};
-pub use keys::KeyError;
+pub use keys::{KeyError, KeyName};
 pub use refusal::TokenError;
 pub use revocation::Revocations;
 pub use tickets::Tickets;
@@ -31,6 +31,9 @@ pub use tickets::Tickets;
 use crate::credential::Credential;
 use jwks::JwksTask;
 use ring::KeyRing;
+
+/// The most keys that are listed.
+const MOST_NAMES: usize = 100;
 
 /// Verifies tokens. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -206,6 +209,12 @@ impl Verifier {
     #[must_use]
     pub fn knows(&self, credential: &Credential) -> bool {
         self.ring().has(credential.key)
+    }
+
+    /// What the keys in force are called; of very many, the first hundred.
+    #[must_use]
+    pub fn key_names(&self) -> Vec<KeyName> {
+        self.ring().names(MOST_NAMES)
     }
 
     fn ring(&self) -> Arc<KeyRing> {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::config::AuthConfig;
 use super::identity::{ClaimError, Identity};
 use super::jwks::{Fetched, Refresher};
-use super::keys::VerificationKey;
+use super::keys::{KeyName, VerificationKey};
 use super::refusal::{TokenError, refusal};
 use crate::credential::Mark;
 
@@ -73,6 +73,19 @@ impl KeyRing {
         let fetched = self.fetched.read();
         let keys = self.configured.iter().chain(fetched.keys().iter());
         keys.map(|key| key.mark).collect()
+    }
+
+    /// What the keys are called, those of the configuration first; each once, and at most so many.
+    pub(super) fn names(&self, most: usize) -> Vec<KeyName> {
+        let fetched = self.fetched.read();
+        let mut names: Vec<KeyName> = Vec::new();
+        for key in self.configured.iter().chain(fetched.keys().iter()) {
+            let name = key.name();
+            if names.len() < most && names.iter().all(|other| other.key != name.key) {
+                names.push(name);
+            }
+        }
+        names
     }
 
     /// Whether a key is one of these. While a key set was never fetched, one that was never seen here may

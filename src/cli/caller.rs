@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use notify_server::auth::development::SignerError;
 use notify_server::config::Config;
 use notify_server::event::UserId;
 use reqwest::{Client, RequestBuilder};
@@ -61,8 +62,15 @@ impl Caller {
 }
 
 fn own_token(config: &Config, rights: Value) -> anyhow::Result<String> {
+    let signer = super::signer(config).map_err(|error| match error {
+        SignerError::VerifyOnly => anyhow!(
+            "the configured keys can only verify, so that no token can be made here: pass one whose claim notify is \
+             {rights}, as --token or in NOTIFY_TOKEN"
+        ),
+        other => other.into(),
+    })?;
     let mut claims = super::own_claims(config);
     claims.insert("notify".to_owned(), rights);
     let user = UserId::parse(NOBODY)?;
-    Ok(super::signer(config)?.sign(&user, LIFETIME, claims)?)
+    Ok(signer.sign(&user, LIFETIME, claims)?)
 }

@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ID")]
     event: String,
     /// The server's address, of any instance [default: the configured one on this machine]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, alias = "server", value_name = "URL")]
     url: Option<String>,
     /// A token with the claim notify.admin; without, one is made
     #[arg(long, env = "NOTIFY_TOKEN", hide_env_values = true)]
@@ -72,29 +72,59 @@ async fn ask(config: &Config, arguments: &Arguments) -> anyhow::Result<Value> {
     serde_json::from_str(&body).context("the server's answer is not JSON")
 }
 
-/// The sentence, the reason, and what it rests on.
-fn in_words(explanation: &Value) -> String {
-    let text = |value: &Value| match value {
+fn text(value: &Value) -> String {
+    match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+/// Whom an event is for: as many as the answer names, and how many more.
+fn audience(event: &Value) -> String {
+    let named: Vec<String> = event["audience"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(text)
+        .collect();
+    let more = event["audience_size"]
+        .as_u64()
+        .unwrap_or(0)
+        .saturating_sub(named.len() as u64);
+    let mut told = match named.is_empty() {
+        true => "nobody".to_owned(),
+        false => named.join(", "),
     };
+    if more > 0 {
+        told.push_str(&format!(" and {more} more"));
+    }
+    if event["excluded"] == true {
+        told.push_str(", but not for this user");
+    }
+    told
+}
+
+/// The sentence, the reason, and what it rests on.
+fn in_words(explanation: &Value) -> String {
     let mut lines = vec![
         text(&explanation["explanation"]),
         format!("reason: {}", text(&explanation["reason"])),
     ];
     let event = &explanation["event"];
     if event.is_object() {
-        let audience = event["audience"].as_array().into_iter().flatten();
-        let audience: Vec<String> = audience.map(text).collect();
         let id = event["id"].as_str().unwrap_or("no id on streams");
-        lines.push(format!(
-            "event: {} ({id}) for {}",
-            text(&event["type"]),
-            audience.join(", ")
-        ));
+        let (kind, audience) = (text(&event["type"]), audience(event));
+        lines.push(format!("event: {kind} ({id}) for {audience}"));
         if let Some(at) = event["at"].as_str() {
             lines.push(format!("came: {at}"));
         }
+    }
+    let rejection = &explanation["rejection"];
+    if rejection.is_object() {
+        lines.push(format!("problem: {}", text(&rejection["problem"])));
+        lines.push(format!("subject: {}", text(&rejection["subject"])));
+        lines.push(format!("came: {}", text(&rejection["at"])));
+        lines.push(format!("payload: {}", text(&rejection["payload"])));
     }
     for stay in explanation["memberships"].as_array().into_iter().flatten() {
         let then = match stay["then"].as_bool() {
@@ -107,7 +137,25 @@ fn in_words(explanation: &Value) -> String {
         } else {
             "is not in it now"
         };
-        lines.push(format!("chat {}: {then}, {now}", text(&stay["chat_id"])));
+        let listened = match stay["listened"].as_bool() {
+            Some(true) => "; a stream listened on it then",
+            Some(false) => "; no stream listened on it then",
+            None => "",
+        };
+        let chat = text(&stay["chat_id"]);
+        lines.push(format!(
+            "chat {chat}, by the database: {then}, {now}{listened}"
+        ));
+    }
+    match explanation["judged_by"].as_str() {
+        Some("streams") => lines.push("judged by: what the user's streams listened on".to_owned()),
+        Some(_) => lines.push(
+            "judged by: what the database says now, joins and leaves since then undone: no stream was there".to_owned(),
+        ),
+        None => {}
+    }
+    for hint in explanation["hints"].as_array().into_iter().flatten() {
+        lines.push(format!("note: {}", text(hint)));
     }
     for session in explanation["sessions"].as_array().into_iter().flatten() {
         let mut line = format!(

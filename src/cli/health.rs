@@ -13,7 +13,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The server's address [default: the configured one on this machine]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, alias = "server", value_name = "URL")]
     url: Option<String>,
 }
 

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
+use notify_server::auth::development::SignerError;
 use notify_server::config::Config;
 use notify_server::event::{Timestamp, UserId};
 use reqwest::{Client, Response, StatusCode};
@@ -22,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(3);
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The server's address [default: the configured one on this machine]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, alias = "server", value_name = "URL")]
     url: Option<String>,
     /// Whose stream to open, with a token made for it
     #[arg(long, value_parser = super::token::user, required_unless_present = "token")]
@@ -56,7 +57,14 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
     let token = match (arguments.token, &arguments.user) {
         (Some(token), _) => token,
         (None, Some(user)) => {
-            super::signer(&config)?.sign(user, TOKEN_TTL, super::own_claims(&config))?
+            let signer = super::signer(&config).map_err(|error| match error {
+                SignerError::VerifyOnly => anyhow!(
+                    "the configured keys can only verify, so that no token can be made here: pass one of the user's \
+                     with --token, or in NOTIFY_TOKEN, instead of --user"
+                ),
+                other => other.into(),
+            })?;
+            signer.sign(user, TOKEN_TTL, super::own_claims(&config))?
         }
         (None, None) => bail!("--user or --token is needed"),
     };

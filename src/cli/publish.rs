@@ -24,8 +24,8 @@ pub(crate) struct Arguments {
     #[arg(value_parser = json)]
     json: String,
     /// Publish through the running server at this address instead of through NATS
-    #[arg(long, value_name = "URL")]
-    server: Option<String>,
+    #[arg(long, alias = "server", value_name = "URL")]
+    url: Option<String>,
     /// The token to show to that server; without, one is made
     #[arg(long, env = "NOTIFY_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -41,7 +41,7 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
         }
         text => text.to_owned(),
     };
-    if arguments.server.is_none() && !config.nats.url.is_empty() {
+    if arguments.url.is_none() && !config.nats.url.is_empty() {
         through_nats(&config, arguments.subject, payload).await?;
     } else {
         through_server(&config, arguments, payload).await?;
@@ -70,7 +70,7 @@ async fn through_server(
     arguments: Arguments,
     payload: String,
 ) -> anyhow::Result<()> {
-    let (url, token) = (arguments.server.as_deref(), arguments.token.as_deref());
+    let (url, token) = (arguments.url.as_deref(), arguments.token.as_deref());
     let caller = Caller::new(config, url, token, json!({ "publish": ["*"] }), TIMEOUT)?;
     let path = format!("/api/v1/bus/{}", arguments.subject);
     let address = super::address(config, &caller.server, &path, NOBODY);

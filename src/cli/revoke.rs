@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use notify_server::config::Config;
 use notify_server::event::{Timestamp, UserId};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::caller::{Caller, NOBODY};
@@ -22,12 +25,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Arguments {
     #[command(flatten)]
     whose: Whose,
-    /// How long the tokens would still be good, e.g. 12h [default: auth.revocation_age of the server]
+    /// How long the tokens would still be good, e.g. 12h [default: what a token of --token-file says itself, or else
+    /// auth.revocation_age of the server]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     expires_in: Option<Duration>,
     /// The running server [default: the configured one on this machine]
-    #[arg(long, value_name = "URL")]
-    server: Option<String>,
+    #[arg(long, alias = "server", value_name = "URL")]
+    url: Option<String>,
     /// An administrator's token to show to that server; without, one is made
     #[arg(long, env = "NOTIFY_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -53,7 +57,7 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
         let at = Timestamp::now().after(expires_in).as_millis() / 1000;
         order["expires_at"] = Value::from(at);
     }
-    let (url, token) = (arguments.server.as_deref(), arguments.token.as_deref());
+    let (url, token) = (arguments.url.as_deref(), arguments.token.as_deref());
     let caller = Caller::new(&config, url, token, json!({ "admin": true }), TIMEOUT)?;
     let address = super::address(&config, &caller.server, "/api/v1/revocations", NOBODY);
     let request = caller.client.post(address).json(&order);
@@ -87,5 +91,26 @@ fn order(whose: Whose) -> anyhow::Result<Value> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    Ok(json!({ "token_hash": hex }))
+    let mut order = json!({ "token_hash": hex });
+    if let Some(expires_at) = expiry(signed) {
+        order["expires_at"] = Value::from(expires_at);
+    }
+    Ok(order)
+}
+
+/// When a token expires, as it says itself, in seconds since 1970. It need not be verified: the order is about this
+/// very token, whatever it says.
+fn expiry(signed: &str) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: serde_json::Number,
+    }
+    let (_, claims) = signed.split_once('.')?;
+    let json = URL_SAFE_NO_PAD.decode(claims).ok()?;
+    let Claims { exp } = serde_json::from_slice(&json).ok()?;
+    // A fraction of a second counts, too.
+    exp.as_u64().or_else(|| {
+        let seconds = exp.as_f64()?.ceil();
+        (0.0..1e15).contains(&seconds).then_some(seconds as u64)
+    })
 }

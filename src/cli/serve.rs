@@ -108,7 +108,7 @@ fn invitation(address: SocketAddr, authenticated: bool, file: Option<&Path>) -> 
     };
     format!(
         "curl -N \"http://{address}/events?{who}\"\n\
-         ({here}{program}{config} publish --server http://{address} fechatter.realtime.chat.1 '{message}')\n\
+         ({here}{program}{config} publish --url http://{address} fechatter.realtime.chat.1 '{message}')\n\
          http://{address}/"
     )
 }

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::event::{Channel, ChatId, Timestamp, UserId};
 use crate::hub::Transport;
+use crate::rejections::Rejected;
 
 /// Why somebody did or did not get an event.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -26,6 +27,16 @@ pub struct Explanation {
     pub event: Option<EventAccount>,
     /// Whether the user was in the chats that the event is for.
     pub memberships: Vec<Stay>,
+    /// What tells whether the event is for the user, where that depends on chats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Basis, required = false)]
+    pub judged_by: Option<Basis>,
+    /// What does not fit together, what is not known and why, and what to do about it, in words.
+    pub hints: Vec<String>,
+    /// What was wrong with the payload, where it is no event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Rejected, required = false)]
+    pub rejection: Option<Rejected>,
     /// The user's streams on all instances, those that have ended first.
     pub sessions: Vec<SessionOutcome>,
     /// How often the event was published again under the same message id, which counts for nothing.
@@ -60,8 +71,10 @@ pub struct EventAccount {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Timestamp, required = false)]
     pub expires_at: Option<Timestamp>,
-    /// Whom it is for: everybody, the user, or channels.
+    /// Whom it is for: everybody (`*`) or channels, the user's own first; the first twenty of other users.
     pub audience: Vec<String>,
+    /// How many channels it is for in all; 0 for everybody.
+    pub audience_size: usize,
     /// Whether the user is left out.
     pub excluded: bool,
     /// Sessions of all users that it was queued for, on the instances that remember it.
@@ -75,11 +88,29 @@ pub struct EventAccount {
 pub struct Stay {
     /// The chat.
     pub chat_id: ChatId,
-    /// When the event came; `null` where the joins and leaves since then are not all known.
+    /// When the event came, by what the database says now, with the joins and leaves undone that were published
+    /// since; `null` where these are not all known.
     #[schema(required = true)]
     pub then: Option<bool>,
-    /// Now.
+    /// Now, by the database.
     pub now: bool,
+    /// Whether a stream of the user's listened on it when the event came, or got it with what it had missed.
+    /// Where that is not what `then` says, `hints` says why that may be. Left out where there was no stream, or
+    /// it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = bool, required = false)]
+    pub listened: Option<bool>,
+}
+
+/// What tells whether an event is for a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// What the user's streams listened on when it came.
+    Streams,
+    /// What the database says now, with the joins and leaves undone that were published since: there was no
+    /// stream.
+    Database,
 }
 
 /// What became of an event on one stream.
@@ -105,6 +136,11 @@ pub struct SessionOutcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<String>, required = false)]
     pub channels: Option<Vec<Channel>>,
+    /// The channels of the audience that it listened on when the event came, the first twenty, or through which it
+    /// got it with what it had missed. Left out where it was not there, or it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<String>, required = false)]
+    pub listened_on: Option<Vec<Channel>>,
     /// What became of the event.
     pub outcome: Reason,
     /// When it was handed to the connection, at the latest.
@@ -145,7 +181,7 @@ pub enum Reason {
     Gap,
     /// The stream began later, and did not ask for what had been before.
     OpenedLater,
-    /// The streams that there were listened on other channels.
+    /// The streams that there were listened on none of its channels.
     NotListening,
     /// The user had no stream.
     NotConnected,
@@ -227,14 +263,12 @@ impl Reason {
             Self::Excluded => "it is for all of its audience but this user, e.g. who caused it",
             Self::NotInAudience => "it is for others: nothing in its audience is the user's",
             Self::Rejected => "the payload at this place in the log is no event",
-            Self::UnknownEvent => {
-                "no such event is known: the recent trace does not have it, and nothing stands at such a place in the log"
-            }
+            Self::UnknownEvent => "there is no such event: nothing stands at this place in the log",
             Self::OtherEvent => {
                 "another event stands at this place in the log: the log was rolled back or made again"
             }
             Self::NotRemembered => {
-                "it can't be told any more: the recent trace does not reach that far back, or is off"
+                "it can't be told: what would tell is no longer, or was never, remembered"
             }
         }
     }

@@ -4,22 +4,26 @@
 //! What is not remembered any more is said, and never guessed.
 
 mod answer;
+mod hints;
+mod past;
+mod stays;
 mod verdict;
 
 use std::collections::BTreeMap;
 
-pub use answer::{EventAccount, Explanation, Reason, SessionOutcome, Stay};
+pub use answer::{Basis, EventAccount, Explanation, Reason, SessionOutcome, Stay};
 
 use crate::archive::Archive;
 use crate::bus::Bus;
 use crate::database::DatabaseError;
-use crate::event::decode::{Rules, decode};
-use crate::event::{Channel, ChatId, Event, EventId, Resource, Timestamp, UserId};
-use crate::hub::{Account, Hub, Known, Resume, Scope, Sought};
+use crate::event::decode::Rules;
+use crate::event::{Channel, Timestamp, UserId};
+use crate::hub::{Account, Hub, Known, Sought};
 use crate::inbox::Inbox;
 use crate::membership::Membership;
 use crate::peers::{Gathered, Peers};
 use crate::rejections::Rejections;
+use past::Found;
 use verdict::Facts;
 
 /// The longest text that an event is asked for by, in bytes.
@@ -50,14 +54,6 @@ pub struct Parts {
     pub rules: Rules,
 }
 
-/// What was found of an event where nobody remembers it.
-enum Found {
-    /// The log has it.
-    Event(Box<Known>),
-    /// There is an answer already.
-    Answer(Reason),
-}
-
 impl Explainer {
     /// One that asks these.
     #[must_use]
@@ -75,22 +71,24 @@ impl Explainer {
         let one_log = self.0.bus.log().is_some() || !self.0.peers.is_shared();
         let about = self.0.bus.about(event).filter(|_| one_log);
         let name = about.map_or_else(|| event.to_owned(), |(id, _)| id.to_string());
+        let repeats = about.map_or(0, |(_, repeats)| repeats);
         let (name, gathered) = self.ask(&user, name, one_log).await;
         let own = (name != event).then_some(event);
-        let known = match self.remembered(&gathered) {
+        let found = match self.remembered(&gathered) {
             Some(known) if known.at.is_some() => Found::Event(Box::new(known)),
-            known => self.look_up(&name, &user, &gathered, known).await,
+            known => self.look_up((event, &name), &user, &gathered, known).await,
         };
-        let repeats = match about {
-            Some((_, repeats)) => repeats,
-            None => 0,
-        };
-        let known = match known {
+        let known = match found {
             Found::Event(known) => known,
-            Found::Answer(reason) => {
-                return Ok(explanation(user, event, reason, repeats, &gathered));
+            Found::Answer(without) => {
+                return Ok(Explanation {
+                    hints: without.hints,
+                    rejection: without.rejection,
+                    ..explanation(user, event, without.reason, repeats, &gathered)
+                });
             }
         };
+        let gathered = self.ask_with(&user, &known, gathered).await;
         let stays = self.stays(&user, &known).await?;
         let inbox = self.inbox(&user, &known, own).await;
         let accounts = gathered.replies.iter();
@@ -106,14 +104,41 @@ impl Explainer {
         };
         let sessions = facts.sessions();
         let reason = facts.reason(&sessions);
+        let judged_by = facts.basis().filter(|_| reason.delivered().is_some());
+        let mut memberships = stays.clone();
+        hints::note_listening(&mut memberships, &facts);
+        let hints = hints::of(&facts, reason);
         let queued = total(&gathered.replies);
         let known = Known { queued, ..*known };
         Ok(Explanation {
             event: Some(told(&known, &user)),
-            memberships: stays,
+            memberships,
+            judged_by,
+            hints,
             sessions,
             ..explanation(user, event, reason, repeats, &gathered)
         })
+    }
+
+    /// Asks once more where an instance has streams of the user's and does not know the event, and with it
+    /// whom that is for: then it can't say whether they listened.
+    async fn ask_with(
+        &self,
+        user: &UserId,
+        known: &Known,
+        gathered: Gathered<Account>,
+    ) -> Gathered<Account> {
+        let mut accounts = gathered.replies.values();
+        let unknown = |account: &Account| account.event.is_none() && !account.sessions.is_empty();
+        let Some(id) = known.id.clone().filter(|_| accounts.any(unknown)) else {
+            return gathered;
+        };
+        let sought = Sought {
+            user: user.clone(),
+            event: id,
+            known: Some(Box::new(known.clone())),
+        };
+        self.0.peers.accounts(sought).await
     }
 
     /// Asks all instances, again by the id on streams where one of them knows it: the others may know their
@@ -122,6 +147,7 @@ impl Explainer {
         let sought = |event: String| Sought {
             user: user.clone(),
             event,
+            known: None,
         };
         let gathered = self.0.peers.accounts(sought(name.clone())).await;
         let id = self.remembered(&gathered).and_then(|known| known.id);
@@ -145,129 +171,6 @@ impl Explainer {
         best.map(|(_, event)| event.clone())
     }
 
-    /// Looks for an event in the log; `known` is what is remembered of it.
-    async fn look_up(
-        &self,
-        name: &str,
-        user: &UserId,
-        gathered: &Gathered<Account>,
-        known: Option<Known>,
-    ) -> Found {
-        let accounts = || gathered.replies.values();
-        let without = |reason| match known.clone() {
-            Some(known) => Found::Event(Box::new(known)),
-            None => Found::Answer(reason),
-        };
-        if known.is_none() && accounts().any(|account| account.contradicted) {
-            return Found::Answer(Reason::OtherEvent);
-        }
-        if known.is_none() && self.0.rejections.has(name) {
-            return Found::Answer(Reason::Rejected);
-        }
-        let Ok(id) = name.parse::<EventId>() else {
-            return without(self.not_found(gathered));
-        };
-        let Some(log) = self.0.bus.log() else {
-            return without(self.lost(gathered));
-        };
-        let Ok(extent) = log.extent().await else {
-            return without(Reason::NotRemembered);
-        };
-        if extent.epoch != id.epoch() {
-            return without(Reason::OtherEvent);
-        }
-        if id.position() > extent.last {
-            return without(Reason::UnknownEvent);
-        }
-        if id.position() < extent.first {
-            return without(Reason::NotRemembered);
-        }
-        let read = log.read(id.epoch(), id.position(), id.position()).await;
-        let logged = match read.map(|batch| batch.messages.into_iter().next()) {
-            Err(_) => return without(Reason::NotRemembered),
-            Ok(None) => return without(Reason::UnknownEvent),
-            Ok(Some(logged)) => logged,
-        };
-        if logged.id.contradicts(id) {
-            return Found::Answer(Reason::OtherEvent);
-        }
-        match decode(&self.0.rules, &logged.subject, &logged.payload, logged.at) {
-            Err(_) => Found::Answer(Reason::Rejected),
-            Ok(decoded) => {
-                let event = Event::new(Some(logged.id), decoded);
-                Found::Event(Box::new(Known::of(&event, user, Some(logged.at))))
-            }
-        }
-    }
-
-    /// Nobody knows an event of this name: it may have been forgotten, or never have been.
-    fn not_found(&self, gathered: &Gathered<Account>) -> Reason {
-        let off = gathered.replies.values().any(|account| !account.enabled);
-        match off || !gathered.missing.is_empty() {
-            true => Reason::NotRemembered,
-            false => Reason::UnknownEvent,
-        }
-    }
-
-    /// Without a log that all share, what an instance does not remember is lost, or never was.
-    fn lost(&self, gathered: &Gathered<Account>) -> Reason {
-        let gap = gathered
-            .replies
-            .values()
-            .any(|account| account.gap.is_some());
-        match gap {
-            true => Reason::Gap,
-            false => self.not_found(gathered),
-        }
-    }
-
-    /// Whether the user was in the chats of the audience.
-    async fn stays(&self, user: &UserId, event: &Known) -> Result<Vec<Stay>, DatabaseError> {
-        let channels = event.audience.channels.iter();
-        let chats = channels.filter(|channel| *channel.resource() == Resource::Chat);
-        let chats: Vec<ChatId> = chats.map(|chat| ChatId::from(chat.id().clone())).collect();
-        if chats.is_empty() {
-            return Ok(Vec::new());
-        }
-        let member_of = self.0.membership.chats_of(user).await?;
-        let id = event
-            .id
-            .as_deref()
-            .and_then(|id| id.parse::<EventId>().ok());
-        let (changes, complete) = match id {
-            Some(id) => self.changes(user, id, &member_of).await,
-            None => (Vec::new(), true),
-        };
-        let stays = chats.into_iter().map(|chat| {
-            let now = member_of.contains(&chat);
-            Stay {
-                then: then(&chat, id, &changes, complete, now),
-                chat_id: chat,
-                now,
-            }
-        });
-        Ok(stays.collect())
-    }
-
-    /// The user's joins and leaves since an event: from memory, or else from the log. And whether that is all.
-    async fn changes(
-        &self,
-        user: &UserId,
-        id: EventId,
-        member_of: &[ChatId],
-    ) -> (Vec<(u64, ChatId, bool)>, bool) {
-        let (changes, complete) = self.0.hub.changes_since(user, id);
-        if complete {
-            return (changes, true);
-        }
-        let interest = Scope::Own.interest(user, member_of.to_vec());
-        let comeback = self.0.archive.look_up(&interest, Resume::After(id)).await;
-        match comeback.backlog {
-            Some(backlog) if backlog.gap.is_none() => (backlog.search.into_changes(), true),
-            _ => (changes, false),
-        }
-    }
-
     async fn inbox(&self, user: &UserId, event: &Known, own: Option<&str>) -> Option<bool> {
         if !event.durable {
             return None;
@@ -275,25 +178,6 @@ impl Explainer {
         let id = event.id.as_deref()?;
         // Without the record there is less to say.
         self.0.inbox.about(user, id, own).await.ok().flatten()
-    }
-}
-
-/// Whether the user was in a chat when the event came: what came next says so, and else what is now.
-fn then(
-    chat: &ChatId,
-    id: Option<EventId>,
-    changes: &[(u64, ChatId, bool)],
-    complete: bool,
-    now: bool,
-) -> Option<bool> {
-    let position = id.map_or(u64::MAX, |id| id.position());
-    let mut changes = changes.iter().filter(|(_, of, _)| of == chat);
-    match changes.next() {
-        // The event itself is the join or the leave, which the user gets in either case.
-        Some((at, ..)) if *at == position => Some(true),
-        Some((_, _, joined)) if complete => Some(!joined),
-        None if complete => Some(now),
-        _ => None,
     }
 }
 
@@ -310,6 +194,7 @@ fn told(event: &Known, user: &UserId) -> EventAccount {
     let everybody = audience.everybody.then(|| "*".to_owned());
     let own = audience.user.then(|| Channel::user(user).to_string());
     let channels = audience.channels.iter().map(ToString::to_string);
+    let others = audience.others.iter().map(ToString::to_string);
     EventAccount {
         id: event.id.clone(),
         r#type: event.kind.clone(),
@@ -317,7 +202,13 @@ fn told(event: &Known, user: &UserId) -> EventAccount {
         ephemeral: event.ephemeral,
         durable: event.durable,
         expires_at: event.expires_at,
-        audience: everybody.into_iter().chain(own).chain(channels).collect(),
+        audience: everybody
+            .into_iter()
+            .chain(own)
+            .chain(channels)
+            .chain(others)
+            .collect(),
+        audience_size: audience.total,
         excluded: audience.excluded,
         queued: event.queued,
     }
@@ -346,32 +237,13 @@ fn explanation(
         user_id: user,
         event: None,
         memberships: Vec::new(),
+        judged_by: None,
+        hints: Vec::new(),
+        rejection: None,
         sessions: Vec::new(),
         repeats,
         remembered_since: since,
         instances: gathered.replies.keys().cloned().collect(),
         missing: gathered.missing.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::Epoch;
-
-    #[test]
-    fn what_came_next_says_who_was_in_a_chat() {
-        let (chat, other) = (ChatId::from(5), ChatId::from(6));
-        let id = Some(EventId::unknown(Epoch(1), 10));
-        let at = |changes: &[(u64, ChatId, bool)], complete, now| {
-            then(&chat, id, changes, complete, now)
-        };
-        assert_eq!(at(&[], true, true), Some(true));
-        assert_eq!(at(&[], true, false), Some(false));
-        assert_eq!(at(&[(12, chat.clone(), true)], true, true), Some(false));
-        assert_eq!(at(&[(12, chat.clone(), false)], true, false), Some(true));
-        assert_eq!(at(&[(12, other, true)], true, true), Some(true));
-        assert_eq!(at(&[(10, chat.clone(), false)], true, false), Some(true));
-        assert_eq!(at(&[], false, true), None);
     }
 }

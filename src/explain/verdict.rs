@@ -1,8 +1,8 @@
 //! From what all instances know to one answer. Pure.
 
-use super::answer::{Reason, SessionOutcome, Stay};
+use super::answer::{Basis, Reason, SessionOutcome, Stay};
 use crate::event::{Channel, Resource, Timestamp, UserId};
-use crate::hub::{Account, For, Known, SessionAccount, Standing};
+use crate::hub::{Account, For, Heard, Known, SessionAccount, Standing};
 
 /// What is known.
 #[derive(Debug)]
@@ -24,10 +24,12 @@ enum Match {
     Yes,
     /// It is for a chat that the user was not in.
     Outside,
-    /// It depends on a membership that is not known any more.
+    /// It depends on what is not known any more.
     Unsure,
     /// The session listens on other channels.
     Elsewhere,
+    /// It is for a chat that the user was in by the database, and the session did not listen on it.
+    Deaf,
 }
 
 /// From what decides to what does not: of several sessions the first of these is the answer.
@@ -45,8 +47,8 @@ const ORDER: [Reason; 17] = [
     Reason::Gap,
     Reason::NotRemembered,
     Reason::NotAMember,
-    Reason::OpenedLater,
     Reason::NotListening,
+    Reason::OpenedLater,
     Reason::NotInAudience,
     Reason::NotConnected,
 ];
@@ -54,11 +56,8 @@ const ORDER: [Reason; 17] = [
 impl Facts<'_> {
     /// What became of the event on each of the sessions.
     pub(super) fn sessions(&self) -> Vec<SessionOutcome> {
-        let all = self.accounts.iter().flat_map(|(instance, account)| {
-            let sessions = account.sessions.iter();
-            sessions.map(move |session| (*instance, session))
-        });
-        all.map(|(instance, session)| self.told(instance, session))
+        self.all()
+            .map(|(instance, session)| self.told(instance, session))
             .collect()
     }
 
@@ -95,6 +94,39 @@ impl Facts<'_> {
         }
     }
 
+    /// What tells whether the event is for the user, where that depends on chats.
+    pub(super) fn basis(&self) -> Option<Basis> {
+        let audience = &self.event.audience;
+        let depends = !audience.excluded && !audience.everybody && !audience.user;
+        match (self.there().next(), self.stays.is_empty()) {
+            _ if !depends => None,
+            (Some(_), false) => Some(Basis::Streams),
+            (None, false) => Some(Basis::Database),
+            (_, true) => None,
+        }
+    }
+
+    /// The sessions that were there when it came, or came back and might have been given it, with what they
+    /// listened on; by instance.
+    pub(super) fn there(&self) -> impl Iterator<Item = (&str, &SessionAccount, bool, &[Channel])> {
+        self.all().filter_map(|(instance, session)| {
+            let over = session.standing == Standing::Over;
+            match &session.heard {
+                Heard::There { reached, channels } if !over => {
+                    Some((instance, session, *reached, &channels[..]))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&str, &SessionAccount)> {
+        self.accounts.iter().flat_map(|(instance, account)| {
+            let sessions = account.sessions.iter();
+            sessions.map(move |session| (*instance, session))
+        })
+    }
+
     /// Why the event is not for the user, whatever streams there were.
     fn never(&self) -> Option<Reason> {
         let For {
@@ -103,20 +135,24 @@ impl Facts<'_> {
             channels,
             ..
         } = &self.event.audience;
-        if *everybody || *user {
+        let reached = self.there().any(|(_, _, reached, _)| reached);
+        let unsure = |(_, session): (&str, &SessionAccount)| {
+            session.heard == Heard::Forgotten && session.standing != Standing::Over
+        };
+        if *everybody || *user || reached || self.all().any(unsure) {
             return None;
         }
+        if channels.is_empty() {
+            return Some(Reason::NotInAudience);
+        }
+        // A stream that is not remembered may have listened all the same.
         let others = channels.iter().any(|channel| !is_chat(channel));
         let may_have_been_in = self.stays.iter().any(|stay| stay.then != Some(false));
-        match (channels.is_empty(), others || may_have_been_in) {
-            (true, _) => Some(Reason::NotInAudience),
-            (false, false) => Some(Reason::NotAMember),
-            (false, true) => None,
-        }
+        (!others && !may_have_been_in && self.is_complete()).then_some(Reason::NotAMember)
     }
 
     /// Whether everything is remembered that may have mattered.
-    fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         let Some(at) = self.event.at else {
             return false;
         };
@@ -130,6 +166,12 @@ impl Facts<'_> {
             None => (None, None),
         };
         let outcome = self.outcome(session);
+        let listened_on = match &session.heard {
+            Heard::There { channels, .. } if session.standing != Standing::Over => {
+                Some(channels.clone())
+            }
+            _ => None,
+        };
         SessionOutcome {
             connection_id: session.connection_id.clone(),
             instance: instance.to_owned(),
@@ -138,6 +180,7 @@ impl Facts<'_> {
             ended_at,
             ended_because,
             channels: session.named.clone(),
+            listened_on,
             outcome,
             written_by: match session.standing {
                 Standing::Written(by) if outcome == Reason::Written => by,
@@ -157,12 +200,7 @@ impl Facts<'_> {
             (Match::Elsewhere, _) if self.is_for_user() => Reason::NotListening,
             (Match::Elsewhere, _) => Reason::NotInAudience,
             (Match::Outside, _) => Reason::NotAMember,
-            // It listens on a channel of the audience now, and did so all the time, as far as is known.
-            (Match::Unsure, standing) if session.listens == Some(true) => match standing {
-                Standing::Written(_) => Reason::Written,
-                Standing::Queued => Reason::Queued,
-                _ => Reason::NotRemembered,
-            },
+            (Match::Deaf, _) => Reason::NotListening,
             (Match::Unsure, _) => Reason::NotRemembered,
             (Match::Yes, Standing::Fresh) => Reason::OpenedLater,
             // Nobody says so of what is for the moment.
@@ -196,13 +234,24 @@ impl Facts<'_> {
         audience.everybody || audience.user || inside || others
     }
 
+    /// Whether the event is for a session: by what that listened on, and where it was not there, by what the
+    /// database says.
     fn matches(&self, session: &SessionAccount) -> Match {
+        match &session.heard {
+            Heard::There { reached: true, .. } => Match::Yes,
+            Heard::There { reached: false, .. } => match self.by_database(session) {
+                Match::Elsewhere => Match::Elsewhere,
+                Match::Yes => Match::Deaf,
+                Match::Outside | Match::Unsure | Match::Deaf => Match::Outside,
+            },
+            Heard::Forgotten => Match::Unsure,
+            Heard::Absent => self.by_database(session),
+        }
+    }
+
+    fn by_database(&self, session: &SessionAccount) -> Match {
         let audience = &self.event.audience;
-        let listens_on = |channel: &Channel| match &session.named {
-            // The user's own stream has the user's channel and chats.
-            None => is_chat(channel) || *channel == Channel::user(self.user),
-            Some(named) => named.contains(channel),
-        };
+        let listens_on = |channel: &Channel| self.listens_on(session, channel);
         let own = audience.user && listens_on(&Channel::user(self.user));
         let direct = |channel: &&Channel| !is_chat(channel) && listens_on(channel);
         if audience.everybody || own || audience.channels.iter().any(|channel| direct(&channel)) {
@@ -219,6 +268,15 @@ impl Facts<'_> {
             Match::Elsewhere
         } else {
             Match::Outside
+        }
+    }
+
+    /// Whether a session listens on a channel, as far as its client has asked for it.
+    pub(super) fn listens_on(&self, session: &SessionAccount, channel: &Channel) -> bool {
+        match &session.named {
+            // The user's own stream has the user's channel and chats.
+            None => is_chat(channel) || *channel == Channel::user(self.user),
+            Some(named) => named.contains(channel),
         }
     }
 }

@@ -107,7 +107,7 @@ struct Ended {
     params(Page),
     responses(
         (status = 200, description = "A page of connections.", body = Connections,
-            example = json!({"connections": [{"connection_id": "0e324104f9c8496798caa89d31a62318", "user_id": 2, "channels": ["user:2", "chat:42"], "channel_count": 2, "transport": "sse", "remote": "203.0.113.7:51034", "user_agent": "Mozilla/5.0", "connected_at": "2026-11-20T15:10:00.123Z", "sent": 17, "instance": "notify-0"}], "next": null, "instances": {"replied": ["notify-0"], "missing": []}})),
+            example = json!({"connections": [{"connection_id": "0e324104f9c8496798caa89d31a62318", "user_id": 2, "channels": ["user:2", "chat:42"], "channel_count": 2, "transport": "sse", "remote": "203.0.113.7:51034", "user_agent": "Mozilla/5.0", "kid": "2026-11", "key": "3b6fd1c0a4e94f6a9c7f3a1be0d2c85e", "connected_at": "2026-11-20T15:10:00.123Z", "sent": 17, "instance": "notify-0"}], "next": null, "instances": {"replied": ["notify-0"], "missing": []}})),
         ForToken,
     ),
 )]
@@ -129,7 +129,7 @@ pub(super) async fn list(
     params(("channel" = Channel, Path, description = "The channel, percent-encoded"), Page),
     responses(
         (status = 200, description = "A page of connections.", body = Connections,
-            example = json!({"connections": [{"connection_id": "0e324104f9c8496798caa89d31a62318", "user_id": 2, "channels": ["user:2", "chat:42"], "channel_count": 2, "transport": "sse", "remote": "203.0.113.7:51034", "user_agent": "Mozilla/5.0", "connected_at": "2026-11-20T15:10:00.123Z", "sent": 17, "instance": "notify-0"}], "next": null, "instances": {"replied": ["notify-0"], "missing": []}})),
+            example = json!({"connections": [{"connection_id": "0e324104f9c8496798caa89d31a62318", "user_id": 2, "channels": ["user:2", "chat:42"], "channel_count": 2, "transport": "sse", "remote": "203.0.113.7:51034", "user_agent": "Mozilla/5.0", "kid": "2026-11", "key": "3b6fd1c0a4e94f6a9c7f3a1be0d2c85e", "connected_at": "2026-11-20T15:10:00.123Z", "sent": 17, "instance": "notify-0"}], "next": null, "instances": {"replied": ["notify-0"], "missing": []}})),
         ForToken,
     ),
 )]

@@ -25,8 +25,9 @@ pub(super) struct Parameters {
 
 /// Why a user did or did not get an event
 ///
-/// From what all instances remember of recent events and streams, from the log, and from memberships as they are now.
-/// What is not remembered any more is said, and never guessed: `delivered` is then `null`.
+/// From what all instances remember of recent events and of what streams listened on, from the log, and, where the user
+/// had no stream, from memberships as they are now. What is not remembered any more is said, and never guessed:
+/// `delivered` is then `null`.
 #[utoipa::path(
     get,
     path = "/api/v1/explain",
@@ -35,7 +36,7 @@ pub(super) struct Parameters {
     params(Parameters),
     responses(
         (status = 200, description = "The answer, also where the event is not known.", body = Explanation,
-            example = json!({"delivered": false, "reason": "not_a_member", "explanation": "User 42 has not got event 1753859400123-4182-9f3a: the user was not in the chat when it came.", "user_id": 42, "event": {"id": "1753859400123-4182-9f3a", "type": "new_message", "at": "2026-11-20T15:10:00.123Z", "ephemeral": false, "durable": false, "audience": ["chat:5"], "excluded": false, "queued": 3}, "memberships": [{"chat_id": 5, "then": false, "now": true}], "sessions": [{"connection_id": "0e324104f9c8496798caa89d31a62318", "instance": "notify-0", "transport": "sse", "opened_at": "2026-11-20T15:01:00.000Z", "outcome": "not_a_member"}], "repeats": 0, "remembered_since": "2026-11-20T14:00:00.000Z", "instances": ["notify-0"], "missing": []})),
+            example = json!({"delivered": false, "reason": "not_a_member", "explanation": "User 42 has not got event 1753859400123-4182-9f3a: the user was not in the chat when it came.", "user_id": 42, "event": {"id": "1753859400123-4182-9f3a", "type": "new_message", "at": "2026-11-20T15:10:00.123Z", "ephemeral": false, "durable": false, "audience": ["chat:5"], "audience_size": 1, "excluded": false, "queued": 3}, "memberships": [{"chat_id": 5, "then": false, "now": true, "listened": false}], "judged_by": "streams", "hints": [], "sessions": [{"connection_id": "0e324104f9c8496798caa89d31a62318", "instance": "notify-0", "transport": "sse", "opened_at": "2026-11-20T15:01:00.000Z", "listened_on": [], "outcome": "not_a_member"}], "repeats": 0, "remembered_since": "2026-11-20T14:00:00.000Z", "instances": ["notify-0"], "missing": []})),
         ForToken,
     ),
 )]

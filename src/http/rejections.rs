@@ -30,7 +30,7 @@ struct Rejecteds {
     tag = "Operations",
     responses(
         (status = 200, description = "The newest first.", body = Rejecteds,
-            example = json!({"rejections": [{"at": "2026-11-20T15:10:00.123Z", "event_id": "1753859400123-4182-9f3a", "reason": "not_json", "problem": "the payload is not JSON: expected value at line 1 column 1", "subject": "fechatter.realtime.chat.5", "payload": "hello"}], "instance": "notify-0"})),
+            example = json!({"rejections": [{"at": "2026-11-20T15:10:00.123Z", "event_id": "1753859400123-4182-9f3a", "ids": ["invoice-17"], "reason": "no_audience", "problem": "nothing says whom the event is for: it has no chat, recipients, channel or target, and the subject names no channel", "subject": "fechatter.realtime.push", "payload": "{\"id\":\"invoice-17\",\"type\":\"paid\"}"}], "instance": "notify-0"})),
         ForToken,
     ),
 )]

@@ -27,8 +27,27 @@ struct Totals {
     bytes: u64,
     /// Sessions that ended because their client read too slowly.
     slow_consumers: u64,
+    /// The keys that tokens are verified with on any instance, and those by which streams are still open.
+    keys: Vec<KeyUse>,
     by_instance: BTreeMap<String, Summary>,
     instances: Instances,
+}
+
+/// A key, and how much it is used.
+#[derive(Serialize, ToSchema)]
+struct KeyUse {
+    /// Which one it is, as 32 hexadecimal digits that say nothing about it.
+    key: String,
+    /// Its `kid`; `null` where it has none, or no instance takes it any more.
+    #[schema(required = true)]
+    kid: Option<String>,
+    /// What tokens are signed with by it; `null` where no instance takes it any more.
+    #[schema(required = true)]
+    algorithm: Option<String>,
+    /// Streams whose token is by it.
+    connections: usize,
+    /// Instances, of those that replied, that take tokens by it.
+    taken_by: usize,
 }
 
 /// Connections in numbers
@@ -39,7 +58,7 @@ struct Totals {
     tag = "Connections",
     responses(
         (status = 200, description = "All instances' numbers, and each one's.", body = Totals,
-            example = json!({"total": 2, "channels": {"user": {"channels": 1, "listeners": 2}}, "events": 4182, "bytes": 902144, "slow_consumers": 0, "by_instance": {"notify-0": {"version": "0.1.0", "uptime_secs": 3600, "connections": 2, "events": 4182, "bytes": 902144, "slow_consumers": 0}}, "instances": {"replied": ["notify-0"], "missing": []}})),
+            example = json!({"total": 2, "channels": {"user": {"channels": 1, "listeners": 2}}, "events": 4182, "bytes": 902144, "slow_consumers": 0, "keys": [{"key": "3b6fd1c0a4e94f6a9c7f3a1be0d2c85e", "kid": "2026-11", "algorithm": "EdDSA", "connections": 2, "taken_by": 1}], "by_instance": {"notify-0": {"version": "0.1.0", "uptime_secs": 3600, "connections": 2, "keys": [{"key": "3b6fd1c0a4e94f6a9c7f3a1be0d2c85e", "kid": "2026-11", "algorithm": "EdDSA"}], "events": 4182, "bytes": 902144, "slow_consumers": 0}}, "instances": {"replied": ["notify-0"], "missing": []}})),
         ForToken,
     ),
 )]
@@ -49,7 +68,9 @@ pub(super) async fn stats(_: Admin, peers: Data<Peers>) -> HttpResponse {
     let Stats {
         connections,
         resources,
+        keys,
     } = merged(stats);
+    let keys = keys_in_use(keys, summaries.replies.values());
     let sum = |of: fn(&Summary) -> u64| summaries.replies.values().map(of).sum();
     HttpResponse::Ok().json(Totals {
         total: connections,
@@ -57,9 +78,38 @@ pub(super) async fn stats(_: Admin, peers: Data<Peers>) -> HttpResponse {
         events: sum(|summary| summary.totals.events),
         bytes: sum(|summary| summary.totals.bytes),
         slow_consumers: sum(|summary| summary.totals.slow_consumers),
+        keys,
         by_instance: summaries.replies,
         instances,
     })
+}
+
+/// All keys that an instance takes, with the streams by each, and then those that have streams only.
+fn keys_in_use<'a>(
+    mut in_use: BTreeMap<String, usize>,
+    instances: impl Iterator<Item = &'a Summary>,
+) -> Vec<KeyUse> {
+    let mut keys: Vec<KeyUse> = Vec::new();
+    for name in instances.flat_map(|instance| &instance.keys) {
+        match keys.iter_mut().find(|key| key.key == name.key) {
+            Some(key) => key.taken_by += 1,
+            None => keys.push(KeyUse {
+                key: name.key.clone(),
+                kid: name.kid.clone(),
+                algorithm: Some(name.algorithm.clone()),
+                connections: in_use.remove(&name.key).unwrap_or(0),
+                taken_by: 1,
+            }),
+        }
+    }
+    keys.extend(in_use.into_iter().map(|(key, connections)| KeyUse {
+        key,
+        kid: None,
+        algorithm: None,
+        connections,
+        taken_by: 0,
+    }));
+    keys
 }
 
 /// The form of answers below `/api/sse`.
@@ -107,6 +157,7 @@ pub(super) async fn sse_stats(
     let Stats {
         connections,
         resources,
+        ..
     } = merged(peers.find(Question::Stats).await);
     let mut channels: BTreeMap<String, usize> = resources
         .into_iter()

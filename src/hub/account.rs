@@ -1,21 +1,22 @@
 //! What one instance knows about an event and a user, for those who ask why the one did or did not reach the
 //! other: facts, which others put together with what the other instances know.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::Delivery;
 use super::inspect::Transport;
-use super::recent::Trail;
-use super::witness::{Gone, Start, Who, Witness};
-use crate::event::{
-    Audience, Channel, Event, EventId, Frame, Recipients, Resource, Timestamp, UserId,
-};
+use super::witness::Gone;
+use crate::event::{Audience, Channel, Event, Recipients, Resource, Timestamp, UserId};
 
 /// The most channels of an audience, or of a stream, that are told.
-const CHANNELS: usize = 100;
+pub(super) const CHANNELS: usize = 100;
+
+/// The most channels of other users that are told of an audience.
+const FEW: usize = 20;
+
+/// The most channels of an audience that are told of a session that listened on them.
+pub const MOST_HEARD: usize = 20;
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct Sought {
     pub user: UserId,
     /// The event: its id on streams, or one that its publisher gave it.
     pub event: String,
+    /// What whoever asks knows of it: the instance that is asked may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Box<Known>>,
 }
 
 /// What an instance knows.
@@ -79,6 +83,12 @@ pub struct For {
     pub excluded: bool,
     /// Those who listen on one of these; users' own channels are left out, and of very many, some.
     pub channels: Vec<Channel>,
+    /// Of other users' own channels, the first twenty.
+    #[serde(default)]
+    pub others: Vec<Channel>,
+    /// How many channels it names in all.
+    #[serde(default)]
+    pub total: usize,
 }
 
 /// What is known of one session.
@@ -94,10 +104,30 @@ pub struct SessionAccount {
     pub ended: Option<(Timestamp, String)>,
     /// What it listens on, where that was asked for by name; `None` for the user's own stream.
     pub named: Option<Vec<Channel>>,
-    /// Whether it listens on a channel of the event's audience now.
-    pub listens: Option<bool>,
+    /// What it listened on of the event's audience.
+    #[serde(default)]
+    pub heard: Heard,
     /// How it stands to the event, if the event is for it at all.
     pub standing: Standing,
+}
+
+/// What a session listened on of an event's audience when the event came, or, of one that came back later, in
+/// what it was given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Heard {
+    /// It was not there, or it is not known here whom the event is for.
+    #[default]
+    Absent,
+    /// It was there, and what it listened on is not remembered.
+    Forgotten,
+    /// It was there.
+    There {
+        /// Whether the event was for it.
+        reached: bool,
+        /// Through which channels; the first twenty, and none where it is for everybody.
+        channels: Vec<Channel>,
+    },
 }
 
 /// How a session stands to an event that is for it.
@@ -133,37 +163,6 @@ pub enum Standing {
     Unknown,
 }
 
-/// An event that a shard is asked about.
-#[derive(Debug)]
-pub(super) struct Matter {
-    pub(super) user: UserId,
-    pub(super) id: Option<EventId>,
-    pub(super) event: Option<Arc<Event>>,
-    pub(super) trail: Option<Arc<Trail>>,
-    /// The place in the log is one that was lost on the way here.
-    pub(super) gap: Option<&'static str>,
-}
-
-/// A session, open or not, as far as it matters here.
-pub(super) struct Subject<'a> {
-    pub(super) who: Who,
-    pub(super) start: &'a Start,
-    pub(super) after_unlogged: u64,
-    /// Since when it is over, at which position, and from which one on it was not written what waited.
-    pub(super) over: Option<(Instant, u64, Option<u64>)>,
-}
-
-impl<'a> Subject<'a> {
-    pub(super) fn of(gone: &'a Gone) -> Self {
-        Self {
-            who: gone.who,
-            start: &gone.start,
-            after_unlogged: gone.after_unlogged,
-            over: Some((gone.ended, gone.head.position(), gone.unwritten)),
-        }
-    }
-}
-
 impl Known {
     /// An event from one user's point of view. `came` is when it came.
     #[must_use]
@@ -197,151 +196,24 @@ impl For {
             Recipients::Channels(channels) => (false, channels),
             Recipients::SharingChatWith(_) => (false, &[]),
         };
-        let others = channels.iter().filter(|channel| {
+        let below = format!("{own}:");
+        let is_anothers = |channel: &&Channel| {
             let somebody = *channel.resource() == Resource::User;
-            !somebody || channel.to_string().starts_with(&format!("{own}:"))
-        });
+            somebody && **channel != own && !channel.to_string().starts_with(&below)
+        };
+        let others = channels.iter().filter(is_anothers);
+        let rest = channels
+            .iter()
+            .filter(|channel| !is_anothers(channel) && **channel != own);
         Self {
             everybody,
             user: channels.contains(&own),
             excluded: audience.except.as_ref() == Some(user),
-            channels: others.take(CHANNELS).cloned().collect(),
+            channels: rest.take(CHANNELS).cloned().collect(),
+            others: others.take(FEW).cloned().collect(),
+            total: channels.len(),
         }
     }
-}
-
-impl Matter {
-    /// How a session stands to the event, supposing that it is for the session. `head` is the shard's;
-    /// `waits` says whether a frame is still in its outbox.
-    pub(super) fn standing(
-        &self,
-        session: &Subject<'_>,
-        head: EventId,
-        waits: impl Fn(&dyn Fn(&Frame) -> bool) -> bool,
-        witness: &Witness,
-        now: Instant,
-    ) -> Standing {
-        let came = self.trail.as_ref().map(|trail| trail.came);
-        let live = match (self.place(head), self.number()) {
-            // It had it before its place in the log was known.
-            (_, Some(number)) if session.after_unlogged < number => true,
-            (Some(position), _) => match before(session.start, position) {
-                Some(standing) => {
-                    let replayed = matches!(standing, Standing::Replayed { .. });
-                    return match (replayed, session.over) {
-                        (true, Some((.., Some(from)))) if position >= from => Standing::Unwritten,
-                        (true, None) if waits(&|frame| self.is(frame)) => Standing::Queued,
-                        _ => standing,
-                    };
-                }
-                None if session.over.is_some_and(|(_, head, _)| position > head) => {
-                    return Standing::Over;
-                }
-                None if position > head.position() => return Standing::Coming,
-                None => true,
-            },
-            (None, Some(_)) => return Standing::Fresh,
-            (None, None) => false,
-        };
-        if !live {
-            return Standing::Unknown;
-        }
-        if let (None, Some(reason)) = (&self.trail, self.gap) {
-            return Standing::Gap(reason.to_owned());
-        }
-        if let (Some((ended, ..)), Some(came)) = (session.over, came)
-            && came > ended
-        {
-            return Standing::Over;
-        }
-        if session.over.is_none() && waits(&|frame| self.is(frame)) {
-            return Standing::Queued;
-        }
-        let frame = self.event.as_ref().map(|event| &event.frame);
-        let shed = |frame| came.is_some_and(|came| witness.was_shed(session.who, frame, came));
-        if frame.is_some_and(shed) {
-            return Standing::Shed;
-        }
-        if let Some((.., Some(from))) = session.over
-            && self.id.is_none_or(|id| id.position() >= from)
-        {
-            return Standing::Unwritten;
-        }
-        self.written(session, witness, now)
-    }
-
-    fn written(&self, session: &Subject<'_>, witness: &Witness, now: Instant) -> Standing {
-        let came = self.trail.as_ref().map(|trail| trail.came);
-        let drained = came.and_then(|came| witness.drained_after(session.who, came));
-        let by = drained.map(|at| wall(at, now));
-        let event = self.event.as_ref();
-        let expires = event.and_then(|event| event.frame.expires_at());
-        match (expires, by) {
-            (Some(expires), Some(by)) if by >= expires => Standing::Expired,
-            // Nobody saw when, and it may have been too late.
-            (Some(_), None) => Standing::Unknown,
-            // What was shed of it is not remembered for ever.
-            (None, None) if self.trail.is_none() && self.is_ephemeral() => Standing::Unknown,
-            _ => Standing::Written(by),
-        }
-    }
-
-    fn is_ephemeral(&self) -> bool {
-        let event = self.event.as_ref();
-        event.is_none_or(|event| event.frame.class() == crate::event::Class::Ephemeral)
-    }
-
-    /// The event's position in the log that the shard follows.
-    fn place(&self, head: EventId) -> Option<u64> {
-        let id = self.id.filter(|id| id.epoch() == head.epoch())?;
-        Some(id.position())
-    }
-
-    /// The number under which it came without a position.
-    fn number(&self) -> Option<u64> {
-        match self.trail.as_ref()?.delivery {
-            Delivery::Live => None,
-            Delivery::Unlogged(number) | Delivery::Late(number) => Some(number),
-        }
-    }
-
-    fn is(&self, frame: &Frame) -> bool {
-        let same = |event: &Arc<Event>| event.frame.is(frame);
-        let id = || self.id.map(|id| id.to_string());
-        self.event.as_ref().is_some_and(same)
-            || (frame.is_event() && frame.id().is_some() && frame.id() == id().as_deref())
-    }
-
-    /// Whether a channel is one of the audience's.
-    pub(super) fn names(&self, listens_on: impl Fn(&Channel) -> bool) -> Option<bool> {
-        match &self.event.as_ref()?.audience.to {
-            Recipients::Everybody => Some(true),
-            Recipients::Channels(channels) => Some(channels.iter().any(listens_on)),
-            Recipients::SharingChatWith(_) => None,
-        }
-    }
-}
-
-/// How a session stands to an event that came before it was live; `None` for one that came later.
-fn before(start: &Start, position: u64) -> Option<Standing> {
-    let Some(comeback) = &start.comeback else {
-        return (position <= start.live_from).then_some(Standing::Fresh);
-    };
-    // A client can be ahead of its new shard.
-    if position > comeback.from {
-        let from_log = position <= comeback.log_up_to;
-        return (position <= start.live_from).then_some(Standing::Replayed { from_log });
-    }
-    let missed = comeback.gap.filter(|gap| {
-        let from = gap.from.map_or(0, |id| id.position());
-        // Of a gap between two logs, the first position means nothing in the second.
-        let comparable = gap.from.map(|id| id.epoch()) == gap.to.map(|id| id.epoch());
-        !comparable || position > from
-    });
-    Some(match missed {
-        Some(gap) => Standing::Gap(gap.reason.as_str().to_owned()),
-        None => Standing::Had,
-    })
 }
 
 /// A moment of this process's clock by the clock of the world.
@@ -355,17 +227,40 @@ pub(super) fn told(channels: &[Channel]) -> Vec<Channel> {
 }
 
 /// What is told of a session that has ended.
-pub(super) fn of_gone(gone: &Gone, standing: Standing, now: Instant) -> SessionAccount {
+pub(super) fn of_gone(
+    gone: &Gone,
+    (standing, heard): (Standing, Heard),
+    now: Instant,
+) -> SessionAccount {
     SessionAccount {
         connection_id: gone.connection.simple().to_string(),
         transport: gone.transport,
         opened_at: wall(gone.opened, now),
         ended: Some((wall(gone.ended, now), gone.end.as_str().to_owned())),
         named: gone.named.as_deref().map(told),
-        listens: None,
+        heard,
         standing,
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audience_is_told_from_one_users_point_of_view() {
+        let names = ["user:2", "user:3", "user:2:notes", "chat:5", "job:1"];
+        let channels = names.iter().map(|name| Channel::parse(name).unwrap());
+        let audience = Audience::channels(channels.collect()).except(UserId::from(3));
+        let of = |user: i64| For::of(&audience, &UserId::from(user));
+        let channels = |of: &For| {
+            let names = of.channels.iter().map(ToString::to_string);
+            names.collect::<Vec<_>>()
+        };
+        assert!(of(2).user && !of(2).excluded && !of(2).everybody);
+        assert_eq!(channels(&of(2)), ["user:2:notes", "chat:5", "job:1"]);
+        assert!(of(3).user && of(3).excluded);
+        assert_eq!(channels(&of(3)), ["chat:5", "job:1"]);
+        assert!(!of(4).user);
+    }
+}

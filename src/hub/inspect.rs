@@ -125,6 +125,14 @@ pub struct Connection {
     /// Which of its user's devices the client says that it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// The `kid` of the key by which its token was verified; left out where that has none, or is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    pub kid: Option<String>,
+    /// Which key that is, as 32 hexadecimal digits that say nothing about it; left out without a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    pub key: Option<String>,
     /// Since when.
     pub connected_at: Timestamp,
     /// Events that were written to it.
@@ -138,6 +146,9 @@ pub struct Stats {
     pub connections: usize,
     /// By resource: how many channels have listeners, and how many listeners they have.
     pub resources: BTreeMap<String, Listeners>,
+    /// By the mark of a key, as text: connections whose token is by it.
+    #[serde(default)]
+    pub keys: BTreeMap<String, usize>,
 }
 
 /// Channels of one resource.
@@ -167,6 +178,9 @@ impl Finding {
                     let sum = all.resources.entry(resource).or_default();
                     sum.channels += listeners.channels;
                     sum.listeners += listeners.listeners;
+                }
+                for (key, connections) in more.keys {
+                    *all.keys.entry(key).or_default() += connections;
                 }
                 Self::Stats(all)
             }

@@ -11,6 +11,8 @@ mod attendance;
 mod handout;
 mod history;
 mod inspect;
+mod listening;
+mod matter;
 mod meter;
 mod metrics;
 mod notice;
@@ -43,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Level, enabled};
 use uuid::Uuid;
 
-pub use account::{Account, For, Known, SessionAccount, Sought, Standing};
+pub use account::{Account, For, Heard, Known, MOST_HEARD, SessionAccount, Sought, Standing};
 pub use attendance::{Attendance, Changes};
 pub use handout::Handed;
 pub use history::HistoryConfig;
@@ -67,6 +69,7 @@ use crate::event::{Channel, ChatId, Event, EventId, Frame, Tracked, UserId};
 use admission::{Admission, Permit, Quota, Refusal};
 use handout::Handout;
 use history::History;
+use listening::Hashing;
 use recent::Recent;
 use shard::Shard;
 use task::{Command, Notes, Tally};
@@ -100,6 +103,8 @@ struct Inner {
     tracking: Tracking,
     explain: ExplainConfig,
     recent: Mutex<Recent>,
+    /// What channels are told apart by in what is remembered.
+    hashing: Hashing,
 }
 
 #[derive(Debug)]
@@ -158,6 +163,7 @@ impl Hub {
             tracking: Tracking::default(),
             recent: Mutex::new(Recent::new(explain.clone(), Instant::now())),
             explain,
+            hashing: Hashing::default(),
         }))
     }
 
@@ -169,7 +175,8 @@ impl Hub {
         shards.inboxes.retain(|inbox| !inbox.is_closed());
         shards.inboxes.push(sender);
         let explain = &self.0.explain;
-        let witness = || Witness::new(explain.max_sessions, Instant::now());
+        let hashing = || self.0.hashing.clone();
+        let witness = || Witness::new(explain.max_sessions, hashing(), Instant::now());
         let shard = Shard::new(
             Arc::clone(&self.0.settings),
             self.0.metrics.clone(),

@@ -6,7 +6,9 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::account::{self, Account, Known, Matter, SessionAccount, Sought};
+use super::account::{self, Account, Known, SessionAccount, Sought};
+use super::listening::Hearers;
+use super::matter::Matter;
 use super::recent::Trail;
 use super::task::Command;
 use super::{Delivery, Hub, SHARDS, Scope, Search};
@@ -56,6 +58,15 @@ impl Hub {
             queued: trail.as_ref().map(|trail| trail.so_far().queued),
             ..Known::of(event, &sought.user, came.or(published(event)))
         });
+        let hashing = &self.0.hashing;
+        let told = known.as_ref().or(sought.known.as_deref());
+        let hearers = match (&event, told) {
+            (Some(event), _) => Some(Hearers::of(&event.audience, hashing)),
+            (None, Some(told)) => Some(Hearers::told(&told.audience, &sought.user, hashing)),
+            (None, None) => None,
+        };
+        let ephemeral = told.is_none_or(|told| told.ephemeral);
+        let expires_at = told.and_then(|told| told.expires_at);
         let (sessions, sessions_since) = self
             .sessions_and(Matter {
                 user: sought.user.clone(),
@@ -63,6 +74,9 @@ impl Hub {
                 event,
                 trail,
                 gap,
+                hearers,
+                ephemeral,
+                expires_at,
             })
             .await;
         Account {

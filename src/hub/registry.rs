@@ -168,6 +168,11 @@ impl<S> Registry<S> {
     /// The channels that a session listens on.
     #[must_use]
     pub fn channels_of(&self, key: SessionKey) -> Vec<Channel> {
+        self.each_channel_of(key).cloned().collect()
+    }
+
+    /// The channels that a session listens on, one by one.
+    pub fn each_channel_of(&self, key: SessionKey) -> impl Iterator<Item = &Channel> {
         let seats = self.sessions.get(key.index()).map(|member| &member.seats);
         let listeners = seats
             .into_iter()
@@ -175,8 +180,7 @@ impl<S> Registry<S> {
             .map(|seat| seat.listeners as usize);
         listeners
             .filter_map(|index| self.listeners.get(index))
-            .map(|listeners| listeners.channel.clone())
-            .collect()
+            .map(|listeners| &listeners.channel)
     }
 
     /// Whether a session listens on a channel.
@@ -208,6 +212,13 @@ impl<S> Registry<S> {
     }
 
     /// What a session carries.
+    #[must_use]
+    pub fn get(&self, key: SessionKey) -> Option<&S> {
+        let member = self.sessions.get(key.index())?;
+        Some(&member.session)
+    }
+
+    /// What a session carries, to be changed.
     pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut S> {
         let member = self.sessions.get_mut(key.index())?;
         Some(&mut member.session)

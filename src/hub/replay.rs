@@ -84,8 +84,18 @@ pub(super) struct Replay {
     pub(super) from_log: usize,
     /// Up to here they were.
     pub(super) read_up_to: u64,
+    /// The user's joins and leaves that say what of it was in the user's time.
+    pub(super) changes: Vec<(u64, ChatId, bool)>,
     /// Whether the client came back from somewhere at all.
     pub(super) resumed: bool,
+}
+
+/// What was found of what is the user's.
+struct Kept {
+    frames: Vec<Frame>,
+    /// How many of them were read from the log.
+    from_log: usize,
+    changes: Vec<(u64, ChatId, bool)>,
 }
 
 impl From<Resume> for Comeback {
@@ -229,7 +239,7 @@ impl Search {
         (from, to): (u64, u64),
         read_up_to: u64,
         now: Timestamp,
-    ) -> (Vec<Frame>, usize) {
+    ) -> Kept {
         self.changes.sort_unstable_by_key(|change| change.0);
         self.changes.dedup();
         let stays = stays(member_of, &self.changes, from + 1, to);
@@ -259,7 +269,11 @@ impl Search {
             .found
             .partition_point(|found| found.position <= read_up_to);
         let frames = self.found.iter().map(|found| found.event.frame.clone());
-        (frames.collect(), read)
+        Kept {
+            frames: frames.collect(),
+            from_log: read,
+            changes: self.changes,
+        }
     }
 }
 
@@ -284,6 +298,7 @@ pub(super) fn plan(
         frames: Vec::new(),
         from_log: 0,
         read_up_to: 0,
+        changes: Vec::new(),
         resumed: resume != Resume::Fresh,
     };
     let lost = |from: Option<EventId>| Gap {
@@ -332,13 +347,14 @@ pub(super) fn plan(
         0
     };
     let range = (from.position(), head.position());
-    let (frames, from_log) = search.frames(&chats, range, read_up_to, now);
+    let kept = search.frames(&chats, range, read_up_to, now);
     Replay {
         from,
         gap,
-        frames,
-        from_log,
+        frames: kept.frames,
+        from_log: kept.from_log,
         read_up_to,
+        changes: kept.changes,
         resumed: true,
     }
 }
@@ -360,24 +376,34 @@ fn stays(
         changes.push((*position, *joined));
     }
     let stays = by_chat.into_iter().map(|(chat, changes)| {
-        let member_now = chats.contains(&chat);
-        // Before a join the user was out, before a leave in.
-        let member_before = changes.first().map_or(member_now, |(_, joined)| !joined);
-        let mut since = member_before.then_some(from);
-        let mut stays = Vec::new();
-        for (position, joined) in changes {
-            if joined {
-                since.get_or_insert(position);
-            } else if let Some(since) = since.take() {
-                stays.push((since, position));
-            }
-        }
-        if let (Some(since), true) = (since, member_now) {
-            stays.push((since, to));
-        }
-        (chat, stays)
+        let stretches = stretches(chats.contains(&chat), &changes, from, to);
+        (chat, stretches)
     });
     stays.collect()
+}
+
+/// The stretches of one chat, of which the joins (`true`) and leaves are given in their order.
+pub(super) fn stretches(
+    member_now: bool,
+    changes: &[(u64, bool)],
+    from: u64,
+    to: u64,
+) -> Vec<(u64, u64)> {
+    // Before a join the user was out, before a leave in.
+    let member_before = changes.first().map_or(member_now, |(_, joined)| !joined);
+    let mut since = member_before.then_some(from);
+    let mut stretches = Vec::new();
+    for (position, joined) in changes {
+        if *joined {
+            since.get_or_insert(*position);
+        } else if let Some(since) = since.take() {
+            stretches.push((since, *position));
+        }
+    }
+    if let (Some(since), true) = (since, member_now) {
+        stretches.push((since, to));
+    }
+    stretches
 }
 
 #[cfg(test)]

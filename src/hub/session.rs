@@ -54,6 +54,8 @@ pub fn connection_span(connection_id: Uuid, user: &UserId) -> Span {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) serial: u32,
+    /// How many joins and leaves took effect on it while it was live; 65,535 are more than are remembered.
+    pub(super) turns: u16,
     pub(super) named: bool,
     /// `None` for the user's own stream, which most are.
     pub(super) named_channels: Option<Box<NamedChannels>>,
@@ -120,6 +122,7 @@ impl Session {
     ) -> Self {
         Self {
             serial,
+            turns: 0,
             named: opening.named,
             named_channels: match opening.scope {
                 Scope::Own => None,

@@ -37,7 +37,7 @@ use super::registry::{Registry, SessionKey};
 use super::schedule::{Due, Schedule};
 use super::session::{Action, Phase, Session, Timing, connection_span};
 use super::settings::StreamConfig;
-use super::witness::{Gone, Start, Who, Witness};
+use super::witness::{Gone, Who, Witness};
 use crate::event::{Channel, Class, Event, EventId, Frame, MembershipChange, Timestamp, UserId};
 use crate::memory::Memory;
 
@@ -126,11 +126,11 @@ impl Shard {
         if let Delivery::Unlogged(number) = delivery {
             self.unlogged = number;
         }
-        if let Some(change @ MembershipChange::Left(user, _)) = &event.membership {
-            self.change_membership(user, change, now);
-        }
         if let Some(id) = event.id {
             self.head = id;
+        }
+        if let Some(change @ MembershipChange::Left(user, _)) = &event.membership {
+            self.change_membership(user, change, now);
         }
         routed
     }
@@ -208,15 +208,20 @@ impl Shard {
     /// Tells every live session of a gap on the way to this instance.
     pub(super) fn gap(&mut self, gap: &Gap, now: Instant) {
         let frame = notice::gap(gap);
-        let positions_begin_anew = gap.to.is_some_and(|to| {
-            to.epoch() != self.head.epoch() || to.position() < self.head.position()
+        // From where on, if positions begin anew.
+        let anew = gap.to.and_then(|to| {
+            let same_log = to.epoch() == self.head.epoch();
+            let anew = !same_log || to.position() < self.head.position();
+            let from = if same_log { to.position() } else { 0 };
+            anew.then_some((from, same_log))
         });
+        if let (Some((anew, same_log)), Some(witness)) = (anew, &mut self.witness) {
+            witness.rewind(anew, same_log);
+        }
         for key in self.registry.keys() {
-            if let Some(session) = self.registry.get_mut(key)
-                && positions_begin_anew
-            {
+            if let (Some((anew, _)), Some(session)) = (anew, self.registry.get_mut(key)) {
                 session.has_up_to = 0;
-                session.start = Start::default();
+                session.start.rewind(anew);
             }
             self.say(key, frame.clone(), now);
         }
@@ -479,6 +484,10 @@ impl Shard {
     /// Removes a session whose connection is over.
     pub(super) fn remove(&mut self, key: SessionKey, now: Instant) {
         let user = self.registry.user_of(key).cloned();
+        let on = self.witness.as_ref().and_then(|witness| {
+            let channels = self.registry.each_channel_of(key);
+            witness.turns.hashing().all(channels)
+        });
         let (Some(user), Some(session)) = (user, self.registry.remove(key)) else {
             return;
         };
@@ -503,6 +512,8 @@ impl Shard {
                 connection: session.connection_id,
                 transport: session.client.transport,
                 named: session.asked_for(),
+                on,
+                turns: session.turns,
                 opened: session.opened_at,
                 ended: now,
                 end,

@@ -10,9 +10,9 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::DropGuard;
 use tracing::debug;
 
-use super::account::Matter;
 use super::handout::Handout;
 use super::inspect::{Finding, Question};
+use super::matter::Matter;
 use super::recent::Trail;
 use super::sentence::Sentence;
 use super::shard::ShardAccount;

@@ -7,11 +7,12 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::inspect::Transport;
+use super::listening::{Hashing, Turns};
 use super::notice::{End, Gap};
 use super::registry::SessionKey;
-use crate::event::{Channel, EventId, Frame, UserId};
+use crate::event::{Channel, ChatId, EventId, Frame, UserId};
 
-/// The most memory that sessions that have ended may take, in bytes: what 5,000 take that name few channels.
+/// The most memory that sessions that have ended may take, in bytes: what 5,000 take that listened on 50 channels.
 const GONE_BYTES: usize = 4 << 20;
 
 /// Times that an outbox was written to the end; 768 KiB on each thread.
@@ -19,6 +20,9 @@ const DRAINS: usize = 32_768;
 
 /// Frames that were shed.
 const SHED: usize = 4_096;
+
+/// The most joins and leaves within a replay that are remembered.
+const CHANGES: usize = 64;
 
 /// Tells a session from those that had its place before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,30 @@ pub(super) struct CameBack {
     pub(super) gap: Option<Gap>,
     /// What it was given up to here was read from the log, and the rest from memory.
     pub(super) log_up_to: u64,
+    /// The joins (`true`) and leaves by which it was given what was in its user's time; `None` where they were
+    /// too many.
+    pub(super) changes: Option<Box<[(u64, ChatId, bool)]>>,
+}
+
+impl Start {
+    /// Positions go on behind one that is not behind the last, in the same log or, from 0, in another.
+    pub(super) fn rewind(&mut self, to: u64) {
+        self.live_from = self.live_from.min(to);
+        if to == 0 {
+            self.comeback = None;
+        }
+        if let Some(comeback) = &mut self.comeback {
+            comeback.from = comeback.from.min(to);
+            comeback.log_up_to = comeback.log_up_to.min(to);
+        }
+    }
+}
+
+impl CameBack {
+    /// What is remembered of the joins and leaves of a replay.
+    pub(super) fn few(changes: Vec<(u64, ChatId, bool)>) -> Option<Box<[(u64, ChatId, bool)]>> {
+        (changes.len() <= CHANGES).then(|| changes.into_boxed_slice())
+    }
 }
 
 /// A session that has ended.
@@ -55,6 +83,10 @@ pub(super) struct Gone {
     pub(super) connection: Uuid,
     pub(super) transport: Transport,
     pub(super) named: Option<Vec<Channel>>,
+    /// Hashes of the channels that it listened on at the end; `None` where they were too many.
+    pub(super) on: Option<Box<[u64]>>,
+    /// How many joins and leaves took effect on it.
+    pub(super) turns: u16,
     pub(super) opened: Instant,
     pub(super) ended: Instant,
     pub(super) end: End,
@@ -71,7 +103,8 @@ impl Gone {
     fn bytes(&self) -> usize {
         let named = self.named.iter().flatten();
         let named = named.map(|channel| size_of::<Channel>() + channel.to_string().len());
-        size_of::<Self>() + named.sum::<usize>()
+        let on = self.on.as_deref().map_or(0, size_of_val);
+        size_of::<Self>() + named.sum::<usize>() + on
     }
 }
 
@@ -86,11 +119,13 @@ pub(super) struct Witness {
     since: Instant,
     drains: VecDeque<(Who, Instant)>,
     shed: VecDeque<(Who, usize, Instant)>,
+    /// When sessions began and ceased to listen on channels.
+    pub(super) turns: Turns,
 }
 
 impl Witness {
     /// Remembers at most so many sessions.
-    pub(super) fn new(most: usize, now: Instant) -> Self {
+    pub(super) fn new(most: usize, hashing: Hashing, now: Instant) -> Self {
         Self {
             most,
             bytes: 0,
@@ -98,6 +133,7 @@ impl Witness {
             since: now,
             drains: VecDeque::new(),
             shed: VecDeque::new(),
+            turns: Turns::new(hashing),
         }
     }
 
@@ -110,6 +146,18 @@ impl Witness {
             };
             self.bytes -= oldest.bytes();
             self.since = oldest.ended;
+        }
+    }
+
+    /// Positions go on behind one that is not behind the last: of the same log, where that was rolled back, or
+    /// from 0 of another, to which those that have ended have never listened.
+    pub(super) fn rewind(&mut self, to: u64, same_log: bool) {
+        self.turns.rewind(to);
+        for gone in self.gone.iter_mut().filter(|_| same_log) {
+            let head = gone.head;
+            gone.head = EventId::unknown(head.epoch(), head.position().min(to));
+            gone.start.rewind(to);
+            gone.unwritten = gone.unwritten.filter(|from| *from <= to);
         }
     }
 
@@ -172,7 +220,7 @@ mod tests {
     #[test]
     fn sessions_with_long_names_leave_room_for_fewer() {
         let start = Instant::now();
-        let mut witness = Witness::new(5_000, start);
+        let mut witness = Witness::new(5_000, Hashing::default(), start);
         let long = "x".repeat(190);
         let named: Vec<Channel> = (0..100)
             .map(|number| Channel::parse(&format!("user:2:{long}{number}")).unwrap())
@@ -184,6 +232,8 @@ mod tests {
                 connection: Uuid::nil(),
                 transport: Transport::Sse,
                 named: Some(named.clone()),
+                on: None,
+                turns: 0,
                 opened: start,
                 ended: start + Duration::from_secs(number.into()),
                 end: End::ClientGone,
@@ -201,9 +251,41 @@ mod tests {
     }
 
     #[test]
+    fn what_stood_behind_a_log_that_was_rolled_back_was_not_for_those_who_had_gone() {
+        let now = Instant::now();
+        let mut witness = Witness::new(5, Hashing::default(), now);
+        let epoch = crate::event::Epoch(1);
+        witness.gone(Gone {
+            who: who(1),
+            user: UserId::from(2),
+            connection: Uuid::nil(),
+            transport: Transport::Sse,
+            named: None,
+            on: None,
+            turns: 0,
+            opened: now,
+            ended: now,
+            end: End::ClientGone,
+            start: Start {
+                live_from: 60,
+                comeback: None,
+            },
+            after_unlogged: 0,
+            head: EventId::unknown(epoch, 100),
+            unwritten: Some(90),
+        });
+        witness.rewind(0, false);
+        assert_eq!(witness.gone[0].head.position(), 100);
+        witness.rewind(50, true);
+        let gone = &witness.gone[0];
+        assert_eq!((gone.head.position(), gone.start.live_from), (50, 50));
+        assert_eq!(gone.unwritten, None);
+    }
+
+    #[test]
     fn drains_are_found_by_session_and_time() {
         let start = Instant::now();
-        let mut witness = Witness::new(1, start);
+        let mut witness = Witness::new(1, Hashing::default(), start);
         for (serial, second) in [(1, 1), (2, 2), (1, 3)] {
             witness.drained(who(serial), start + Duration::from_secs(second));
         }
@@ -224,7 +306,7 @@ mod tests {
     #[test]
     fn what_was_shed_is_told_from_what_had_its_place_before() {
         let start = Instant::now();
-        let mut witness = Witness::new(1, start);
+        let mut witness = Witness::new(1, Hashing::default(), start);
         let frame = Frame::event(None, "t", b"1", Class::Ephemeral, None);
         let other = Frame::event(None, "t", b"1", Class::Ephemeral, None);
         witness.shed(who(1), &frame, start);

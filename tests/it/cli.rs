@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::payload;
-use crate::support::tokens::SECRET;
+use crate::support::tokens::{SECRET, Token};
 use crate::support::{KeyPair, Kind, Outcome, Process, Request, Server, Settings, tokens};
 
 fn claims(token: &str) -> Value {
@@ -115,6 +115,69 @@ async fn publish_goes_over_http_where_there_is_no_nats() {
         .await;
     succeeded(&outcome);
     stream.expect_type("new_message").await;
+}
+
+#[tokio::test]
+async fn the_servers_address_is_url_or_server_wherever_one_is_asked_for() {
+    let settings = Settings::new().chat(5, &[2]);
+    let server = Server::start(settings.clone()).await;
+    let url = server.url();
+    let _stream = server.connect(2).await;
+    let payload = payload::chat_message(5, "either").to_string();
+    for name in ["--url", "--server"] {
+        let subject = "fechatter.realtime.chat.5";
+        for (arguments, code) in [
+            (&["publish", subject, &payload][..], 0),
+            (&["health"], 0),
+            (&["explain", "--user", "2", "--event", "1001"], 0),
+            (&["revoke", "--token-id", "some-jti"], 0),
+            (&["listen", "--user", "2", "--count", "1"], 0),
+        ] {
+            let all = [arguments, &[name, &url]].concat();
+            let outcome = settings.run(&all).await;
+            assert_eq!(outcome.code, Some(code), "{all:?}: {outcome:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_can_make_no_token_says_how_to_pass_one() {
+    let pair = KeyPair::generate(Kind::Ed25519);
+    let settings = Settings::new()
+        .set("auth.keys", json!([{"pem": pair.public_pem()}]))
+        .chat(5, &[2]);
+    let server = Server::start(settings.clone()).await;
+    let url = server.url();
+    let rights = json!({"admin": true});
+    let admin = Token::of(900).claim("notify", rights).sign(&pair);
+    let commands: [(&[&str], i32); 4] = [
+        (&["explain", "--user", "2", "--event", "x"], 2),
+        (&["revoke", "--user", "42"], 1),
+        (&["publish", "fechatter.realtime.chat.5", "{}"], 1),
+        (&["listen", "--user", "2", "--count", "1"], 1),
+    ];
+    for (arguments, code) in commands {
+        let all = [arguments, &["--url", &url]].concat();
+        let outcome = settings.run(&all).await;
+        assert_eq!(outcome.code, Some(code), "{all:?}: {outcome:?}");
+        let told = &outcome.stderr;
+        assert!(
+            told.contains("--token") && told.contains("NOTIFY_TOKEN") && !told.contains("`token`"),
+            "{all:?}: {told}"
+        );
+    }
+    let with_token = settings.clone().environment("NOTIFY_TOKEN", &admin);
+    let outcome = with_token
+        .run(&["explain", "--url", &url, "--user", "2", "--event", "x"])
+        .await;
+    assert!(
+        outcome.stdout.contains("reason: not_remembered"),
+        "{outcome:?}"
+    );
+    let outcome = settings
+        .run(&["revoke", "--url", &url, "--user", "42", "--token", &admin])
+        .await;
+    succeeded(&outcome);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use crate::support::{
 
 const KIBIBYTE: usize = 1024;
 
-fn admin() -> String {
+pub(crate) fn admin() -> String {
     let rights = json!({"admin": true, "publish": ["*"]});
     Token::of(900)
         .claim("notify", rights)
@@ -18,19 +18,19 @@ fn admin() -> String {
 }
 
 /// Two instances that share a log and a database, in which users 1 and 2 are in chat 5.
-struct Pair {
-    nats: Nats,
-    backend: Backend,
-    first: Server,
-    second: Server,
+pub(crate) struct Pair {
+    pub(crate) nats: Nats,
+    pub(crate) backend: Backend,
+    pub(crate) first: Server,
+    pub(crate) second: Server,
 }
 
 impl Pair {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_as(|settings| settings).await
     }
 
-    async fn start_as(change: impl Fn(Settings) -> Settings) -> Self {
+    pub(crate) async fn start_as(change: impl Fn(Settings) -> Settings) -> Self {
         let nats = Nats::start().await;
         let settings = change(Settings::new().nats(&nats).chat(5, &[1, 2]));
         let first = Server::start(settings.clone()).await;
@@ -45,7 +45,7 @@ impl Pair {
         pair
     }
 
-    async fn know_each_other(&self) {
+    pub(crate) async fn know_each_other(&self) {
         for server in [&self.first, &self.second] {
             eventually("the instances to know each other", || async {
                 let stats = get(server, "/api/v1/connections/stats").await;
@@ -56,7 +56,7 @@ impl Pair {
         }
     }
 
-    async fn say(&self, text: &str) {
+    pub(crate) async fn say(&self, text: &str) {
         self.backend
             .publish(&chat_subject(5), &chat_message(5, text))
             .await;
@@ -82,14 +82,14 @@ impl Pair {
     }
 }
 
-async fn get(server: &Server, target: &str) -> Value {
+pub(crate) async fn get(server: &Server, target: &str) -> Value {
     let mut response = server.send(Request::get(target).bearer(&admin())).await;
     let text = response.text().await;
     assert_eq!(response.status, 200, "{text}");
     serde_json::from_str(&text).unwrap()
 }
 
-async fn explain(server: &Server, user: i64, event: &str) -> Value {
+pub(crate) async fn explain(server: &Server, user: i64, event: &str) -> Value {
     get(
         server,
         &format!("/api/v1/explain?user_id={user}&event={event}"),
@@ -98,7 +98,7 @@ async fn explain(server: &Server, user: i64, event: &str) -> Value {
 }
 
 /// The answer must be the same wherever it is asked for.
-async fn expect(pair: &Pair, user: i64, event: &str, reason: &str) -> Value {
+pub(crate) async fn expect(pair: &Pair, user: i64, event: &str, reason: &str) -> Value {
     let one = explain(&pair.first, user, event).await;
     let other = explain(&pair.second, user, event).await;
     assert_eq!(one["reason"], reason, "{one:#}");
@@ -107,11 +107,11 @@ async fn expect(pair: &Pair, user: i64, event: &str, reason: &str) -> Value {
 }
 
 /// The id of the last event of a stream.
-async fn id_of(stream: &mut EventStream, content: &str) -> String {
+pub(crate) async fn id_of(stream: &mut EventStream, content: &str) -> String {
     stream.expect_message(content).await.id.unwrap()
 }
 
-async fn ended(server: &Server, count: f64) {
+pub(crate) async fn ended(server: &Server, count: f64) {
     server
         .metric_becomes("notify_sessions_ended_total", "", count)
         .await;
@@ -133,7 +133,7 @@ async fn what_was_written_is_told_by_any_instance_and_the_command() {
     assert_eq!(answer["event"]["queued"], 1);
     assert_eq!(
         answer["memberships"],
-        json!([{"chat_id": 5, "then": true, "now": true}])
+        json!([{"chat_id": 5, "then": true, "now": true, "listened": true}])
     );
     assert_eq!(answer["instances"].as_array().unwrap().len(), 2);
     let settings = pair.first.settings();
@@ -167,7 +167,7 @@ async fn what_was_written_is_told_by_any_instance_and_the_command() {
     let json: Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(
         (&json["reason"], &json["delivered"]),
-        (&json!("unknown_event"), &Value::Null)
+        (&json!("not_remembered"), &Value::Null)
     );
     let told = settings.run(&["explain", "--user", "2"]).await;
     assert_eq!(told.code, Some(2), "{told:?}");
@@ -232,7 +232,23 @@ async fn who_is_not_in_the_audience_is_told_so() {
     let only_one = payload::message(5, "for one", &[1]);
     pair.backend.publish(&chat_subject(5), &only_one).await;
     let id = id_of(&mut streams[0], "for one").await;
-    expect(&pair, 2, &id, "not_in_audience").await;
+    let answer = expect(&pair, 2, &id, "not_in_audience").await;
+    assert_eq!(answer["event"]["audience"], json!(["user:1"]));
+    assert_eq!(answer["event"]["audience_size"], 1);
+    let url = pair.first.url();
+    let told = ["explain", "--server", &url, "--user", "2", "--event", &id];
+    let told = pair.first.settings().run(&told).await;
+    assert!(told.stdout.contains(") for user:1\n"), "{told:?}");
+    let many: Vec<i64> = (100..150).collect();
+    let many = payload::message(5, "for many", &[&[1][..], &many].concat());
+    pair.backend.publish(&chat_subject(5), &many).await;
+    let id = id_of(&mut streams[0], "for many").await;
+    let answer = expect(&pair, 2, &id, "not_in_audience").await;
+    assert_eq!(answer["event"]["audience"].as_array().unwrap().len(), 20);
+    assert_eq!(answer["event"]["audience_size"], 51);
+    let told = ["explain", "--url", &url, "--user", "2", "--event", &id];
+    let told = pair.first.settings().run(&told).await;
+    assert!(told.stdout.contains("user:118 and 31 more\n"), "{told:?}");
     let typing = payload::event("typing_started", 5, 1);
     pair.backend.publish(&chat_subject(5), &typing).await;
     let id = streams[1].expect_type("typing_started").await.id.unwrap();
@@ -243,7 +259,7 @@ async fn who_is_not_in_the_audience_is_told_so() {
     let answer = expect(&pair, 3, &id, "not_a_member").await;
     assert_eq!(
         answer["memberships"],
-        json!([{"chat_id": 5, "then": false, "now": false}])
+        json!([{"chat_id": 5, "then": false, "now": false, "listened": false}])
     );
     // Joining later changes what is now, and not what was then.
     sqlite::execute(
@@ -257,7 +273,7 @@ async fn who_is_not_in_the_audience_is_told_so() {
     let answer = expect(&pair, 3, &id, "not_a_member").await;
     assert_eq!(
         answer["memberships"],
-        json!([{"chat_id": 5, "then": false, "now": true}])
+        json!([{"chat_id": 5, "then": false, "now": true, "listened": false}])
     );
     expect(&pair, 3, &join, "written").await;
 }
@@ -472,16 +488,137 @@ async fn what_is_past_its_time_and_what_is_no_event_is_told_so() {
     expect(&pair, 2, "long-1", "written").await;
     let wrong = json!({"TypingStarted": {"chat_id": 5}});
     pair.backend.publish(&chat_subject(5), &wrong).await;
-    let id = eventually("a rejection", || async {
-        let list = get(&pair.first, "/api/v1/rejections").await;
-        Some(list["rejections"][0]["event_id"].as_str()?.to_owned())
-    })
-    .await;
+    let id = rejected(&pair.first, 1).await;
     let answer = explain(&pair.first, 2, &id).await;
     assert_eq!(
         (&answer["reason"], &answer["delivered"]),
         (&json!("rejected"), &json!(false))
     );
+    let rejection = &answer["rejection"];
+    assert_eq!(rejection["subject"], chat_subject(5), "{answer:#}");
+    assert_eq!(rejection["reason"], "malformed", "{answer:#}");
+    assert!(
+        rejection["problem"].as_str().unwrap().contains("user_id"),
+        "{answer:#}"
+    );
+    let url = pair.second.url();
+    let told = ["explain", "--url", &url, "--user", "2", "--event", &id];
+    let told = pair.first.settings().run(&told).await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    for line in [
+        "reason: rejected",
+        "problem: TypingStarted",
+        "subject: fechatter.realtime.chat.5",
+    ] {
+        assert!(told.stdout.contains(line), "{told:?}");
+    }
+}
+
+/// The place in the log of the latest of so many rejected payloads.
+async fn rejected(server: &Server, count: usize) -> String {
+    eventually("a rejection", || async {
+        let list = get(server, "/api/v1/rejections").await;
+        let list = list["rejections"].as_array()?;
+        let latest = list.first().filter(|_| list.len() == count)?;
+        Some(latest["event_id"].as_str()?.to_owned())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_was_rejected_is_found_by_the_id_that_its_publisher_gave_it() {
+    let pair = Pair::start_as(|settings| settings.set("events.max_payload", "2 KiB")).await;
+    let mut stream = pair.first.connect(2).await;
+    let wrong = json!({"MessageReceived": {"message": {"id": "msg-1", "content": "hi"}}});
+    pair.backend.publish(&chat_subject(5), &wrong).await;
+    let nobody = json!({"id": "push-1", "type": "news", "data": {}});
+    pair.backend.publish("fechatter.realtime", &nobody).await;
+    pair.backend
+        .publish("fechatter.realtime.push", &nobody)
+        .await;
+    let large = json!({"id": "large-1", "type": "news", "target": {"user_id": 2}, "data": "x".repeat(3_000)});
+    pair.backend
+        .publish("fechatter.realtime.push", &large)
+        .await;
+    for server in [&pair.first, &pair.second] {
+        rejected(server, 3).await;
+    }
+    for (name, problem) in [("msg-1", "chat_id"), ("push-1", "says whom")] {
+        let answer = expect(&pair, 2, name, "rejected").await;
+        assert_eq!(answer["delivered"], false, "{answer:#}");
+        assert_eq!(answer["rejection"]["ids"], json!([name]), "{answer:#}");
+        let told = answer["rejection"]["problem"].as_str().unwrap();
+        assert!(told.contains(problem), "{told}");
+    }
+    // What is too large is not read.
+    expect(&pair, 2, "large-1", "not_remembered").await;
+    // Mended and published again, it is what counts.
+    let right = json!({"id": "push-1", "type": "news", "target": {"user_id": 2}});
+    pair.backend
+        .publish("fechatter.realtime.push", &right)
+        .await;
+    stream.expect_type("news").await;
+    eventually("both instances to have it", || async {
+        let answer = explain(&pair.second, 2, "push-1").await;
+        (answer["reason"] == "written").then_some(())
+    })
+    .await;
+    expect(&pair, 2, "push-1", "written").await;
+}
+
+#[tokio::test]
+async fn an_id_of_before_the_instances_started_is_asked_for_by_its_place() {
+    let pair = Pair::start().await;
+    let mut stream = pair.first.connect(2).await;
+    let message = json!({"id": "early-1", "type": "early", "target": {"user_id": 2}});
+    pair.backend
+        .publish("fechatter.realtime.push", &message)
+        .await;
+    let id = stream.expect_type("early").await.id.unwrap();
+    expect(&pair, 2, "early-1", "written").await;
+    let Pair {
+        nats,
+        backend: _backend,
+        first,
+        second,
+    } = pair;
+    drop(stream);
+    let settings = first.settings().clone();
+    first.stop().await;
+    second.stop().await;
+    let server = Server::start(settings.clone()).await;
+    let answer = explain(&server, 2, "early-1").await;
+    assert_eq!(
+        (&answer["reason"], &answer["delivered"]),
+        (&json!("not_remembered"), &Value::Null),
+        "{answer:#}"
+    );
+    let hints = answer["hints"].to_string();
+    assert!(
+        hints.contains("ask by the id that it has on streams"),
+        "{hints}"
+    );
+    // From where to where the log reaches, to be asked for as it is.
+    let place = id.rsplit_once('-').unwrap().0;
+    assert!(
+        hints.contains(&format!("the log has what stands from {place}-0000")),
+        "{hints}"
+    );
+    let url = server.url();
+    let told = [
+        "explain", "--url", &url, "--user", "2", "--event", "early-1",
+    ];
+    let told = settings.run(&told).await;
+    assert_eq!(told.code, Some(2), "{told:?}");
+    assert!(
+        told.stdout.contains("note: the log has what stands from"),
+        "{told:?}"
+    );
+    // By its place the log has it; who was connected then is forgotten.
+    let answer = explain(&server, 2, &format!("{place}-0000")).await;
+    assert_eq!(answer["event"]["id"], id, "{answer:#}");
+    assert_eq!(answer["reason"], "not_remembered", "{answer:#}");
+    drop(nats);
 }
 
 #[tokio::test]
@@ -659,7 +796,7 @@ async fn what_does_not_stand_in_the_log_is_not_known() {
         (format!("{epoch}-{position}-{check}"), "other_event"),
         (format!("1-{position}-{check}"), "other_event"),
         (format!("{epoch}-999-{check}"), "unknown_event"),
-        ("nothing".to_owned(), "unknown_event"),
+        ("nothing".to_owned(), "not_remembered"),
     ] {
         let answer = expect(&pair, 2, &name, reason).await;
         assert_eq!(answer["delivered"], Value::Null, "{name}");

@@ -21,6 +21,7 @@ mod discovery;
 mod doctor;
 mod event_stream;
 mod explain;
+mod explain_streams;
 mod failover;
 mod forwarded;
 mod health;

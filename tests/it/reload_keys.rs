@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::tokens::Token;
 use crate::support::{
-    EventStream, HttpStub, KeyPair, Kind, Request, Server, Settings, eventually, tokens,
+    EventStream, HttpStub, KeyPair, Kind, Nats, Request, Server, Settings, eventually, tokens,
 };
 
 const OLD: &str = "the-old-secret-0123456789-0123456789";
@@ -97,6 +97,94 @@ async fn a_key_is_rotated_without_anybody_noticing_but_those_of_the_old_one() {
     for secret in [OLD, NEW] {
         assert!(!server.process().stderr().contains(secret));
     }
+}
+
+async fn get(server: &Server, target: &str, secret: &str) -> Value {
+    let token = Token::of(900)
+        .claim("notify", json!({"admin": true}))
+        .sign_hs256(secret);
+    let mut response = server.send(Request::get(target).bearer(&token)).await;
+    assert_eq!(response.status, 200);
+    response.json().await
+}
+
+/// What is told of the keys, without the name that is made of each.
+async fn keys(server: &Server, secret: &str) -> Vec<(Value, Value, Value)> {
+    let stats = get(server, "/api/v1/connections/stats", secret).await;
+    let keys = stats["keys"].as_array().unwrap().iter();
+    let told = |key: &Value| {
+        assert_eq!(key["key"].as_str().unwrap().len(), 32, "{key}");
+        (
+            key["kid"].clone(),
+            key["connections"].clone(),
+            key["taken_by"].clone(),
+        )
+    };
+    keys.map(told).collect()
+}
+
+#[tokio::test]
+async fn by_which_key_streams_are_open_shows_on_any_instance_while_keys_are_rotated() {
+    let nats = Nats::start().await;
+    let [old, new] = [
+        json!({"kid": "2026-05", "secret": OLD}),
+        json!({"kid": "2026-11", "secret": NEW}),
+    ];
+    let settings = with_keys(json!([old])).nats(&nats);
+    let first = Server::start(settings.clone()).await;
+    let second = Server::start(settings.clone()).await;
+    eventually("the instances to know each other", || async {
+        let stats = get(&first, "/api/v1/connections/stats", OLD).await;
+        (stats["instances"]["replied"].as_array()?.len() == 2).then_some(())
+    })
+    .await;
+    let of_old_key = [
+        first.connect_with(&token(1, OLD)).await,
+        second.connect_with(&token(2, OLD)).await,
+    ];
+    let both = settings.clone().set("auth.keys", json!([new, old]));
+    first.reload_with(&both).await;
+    let _of_new = first.connect_with(&token(3, NEW)).await;
+    // Not on all instances yet.
+    let expected = [
+        (json!("2026-11"), json!(1), json!(1)),
+        (json!("2026-05"), json!(2), json!(2)),
+    ];
+    let mut told = keys(&first, OLD).await;
+    told.sort_by_key(|(kid, ..)| kid.as_str() != Some("2026-11"));
+    assert_eq!(told, expected);
+    second.reload().await;
+    assert!(
+        keys(&second, NEW)
+            .await
+            .contains(&(json!("2026-11"), json!(1), json!(2)))
+    );
+    for server in [&first, &second] {
+        let page = get(server, "/api/v1/connections", NEW).await;
+        let connections = page["connections"].as_array().unwrap();
+        let mut by: Vec<(i64, &str)> = connections
+            .iter()
+            .map(|one| {
+                (
+                    one["user_id"].as_i64().unwrap(),
+                    one["kid"].as_str().unwrap(),
+                )
+            })
+            .collect();
+        by.sort_unstable();
+        assert_eq!(by, [(1, "2026-05"), (2, "2026-05"), (3, "2026-11")]);
+        for secret in [OLD, NEW] {
+            assert!(!page.to_string().contains(secret));
+        }
+    }
+    // When they have other tokens, nothing is by the old key.
+    drop(of_old_key);
+    eventually("no stream to be by the old key", || async {
+        let told = keys(&first, NEW).await;
+        told.contains(&(json!("2026-05"), json!(0), json!(2)))
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -308,10 +308,13 @@ async fn a_revocation_is_taken_back() {
         let _good = server.connect(42).await;
         assert!(listed(server).await.is_empty());
         assert_eq!(send(server, "DELETE", &target, &json!({})).await.0, 404);
+        // It is remembered that it was taken back, and that is in force no more.
+        assert_eq!(server.metric("notify_revocations", "").await, 0.0);
     }
     // And made again.
     assert_eq!(revoke(&one, json!({"user_id": 42})).await["ended"], 0);
     is_refused(&two, &tokens::of_user(42)).await;
+    two.metric_becomes("notify_revocations", "", 1.0).await;
     two.log_line(|line| line.message() == "a revocation was taken back")
         .await;
 }
@@ -440,7 +443,7 @@ async fn the_command_revokes_through_a_running_server() {
     let server = Server::start(Settings::new()).await;
     let url = server.url();
     let run = async |arguments: &[&str]| {
-        let all = [&["revoke", "--server", &url], arguments].concat();
+        let all = [&["revoke", "--url", &url], arguments].concat();
         server.settings().run(&all).await
     };
     let stream = server.connect(42).await;
@@ -450,7 +453,7 @@ async fn the_command_revokes_through_a_running_server() {
     let until = answer["expires_at"].as_i64().unwrap() - now();
     assert!((7_000..7_400).contains(&until), "{until}");
     ends_revoked(stream).await;
-    let token = tokens::of_user(7);
+    let token = Token::of(7).expires_in(5_000).sign_hs256(tokens::SECRET);
     let stream = server.connect_with(&token).await;
     let file = server.settings().directory().join("token.txt");
     std::fs::write(&file, format!("{token}\n")).unwrap();
@@ -458,6 +461,29 @@ async fn the_command_revokes_through_a_running_server() {
     assert_eq!(done.code, Some(0), "{done:?}");
     ends_revoked(stream).await;
     is_refused(&server, &token).await;
+    // As long as the token says of itself, and `auth.leeway`; or as somebody says.
+    let answer: Value = serde_json::from_str(&done.stdout).unwrap();
+    let until = answer["expires_at"].as_i64().unwrap() - now();
+    assert!((4_900..=5_060).contains(&until), "{until}");
+    let done = run(&["--token-file", "token.txt", "--expires-in", "3h"]).await;
+    let answer: Value = serde_json::from_str(&done.stdout).unwrap();
+    let until = answer["expires_at"].as_i64().unwrap() - now();
+    assert!((10_700..=10_860).contains(&until), "{until}");
+    std::fs::write(&file, "not.a-token").unwrap();
+    let done = run(&["--token-file", "token.txt"]).await;
+    assert_eq!(
+        done.code,
+        Some(0),
+        "what is in it need not be readable: {done:?}"
+    );
+    let over = Token::of(8).expires_in(-500).sign_hs256(tokens::SECRET);
+    std::fs::write(&file, over).unwrap();
+    let done = run(&["--token-file", "token.txt"]).await;
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(
+        done.stderr.contains("the token is refused anyway"),
+        "{done:?}"
+    );
     let done = run(&["--token-id", "some-jti"]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
     let none = run(&[]).await;

@@ -65,12 +65,12 @@ impl Revocations {
         let metrics = &self.0.metrics;
         registry.register(
             "revocations",
-            "Users and tokens of which this instance knows that they were revoked",
+            "Users and tokens that are revoked, as far as this instance knows",
             metrics.held.clone(),
         );
         registry.register(
             "revocations_unstored",
-            "Of these, those that could not be stored yet, so that instances that start do not find them",
+            "Users and tokens that were revoked, or no longer are, where that could not be stored yet, so that instances that start do not find it",
             metrics.unstored.clone(),
         );
         registry.register(
@@ -184,7 +184,7 @@ impl Revocations {
 
     fn show(&self, set: &RevocationSet) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.0.metrics.held.set(number(set.len()));
+        self.0.metrics.held.set(number(set.in_force()));
         self.0.metrics.unstored.set(number(set.unstored_count()));
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct RevocationSet {
     /// By the time at which each is over.
     ends: BTreeSet<(u64, Mark)>,
     unstored: usize,
+    /// How many of them were taken back, which is to be known as well.
+    lifted: usize,
     capacity: usize,
 }
 
@@ -47,12 +49,18 @@ impl RevocationSet {
             held: HashMap::default(),
             ends: BTreeSet::new(),
             unstored: 0,
+            lifted: 0,
             capacity,
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.held.len()
+    }
+
+    /// How many are in force: known, and not taken back.
+    pub(super) fn in_force(&self) -> usize {
+        self.held.len() - self.lifted
     }
 
     /// How many are not stored yet.
@@ -94,6 +102,7 @@ impl RevocationSet {
         self.remove(mark);
         self.ends.insert((revocation.expires_at, mark));
         self.unstored += usize::from(!stored);
+        self.lifted += usize::from(revocation.lifted);
         self.held.insert(mark, Held { revocation, stored });
         Put::New
     }
@@ -163,6 +172,7 @@ impl RevocationSet {
         if let Some(held) = self.held.remove(&mark) {
             self.ends.remove(&(held.revocation.expires_at, mark));
             self.unstored -= usize::from(!held.stored);
+            self.lifted -= usize::from(held.revocation.lifted);
         }
     }
 }

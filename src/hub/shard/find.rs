@@ -7,9 +7,12 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::{Phase, Shard};
+use crate::credential::Mark;
 use crate::event::{Channel, ChatId, Resource, Timestamp, UserId};
-use crate::hub::account::{self, Matter, SessionAccount, Standing, Subject};
+use crate::hub::account::{self, Heard, SessionAccount, Standing};
 use crate::hub::inspect::{Connection, Filter, Finding, Question, Stats, Target};
+use crate::hub::listening::Seats;
+use crate::hub::matter::{Matter, Subject};
 use crate::hub::notice::End;
 use crate::hub::registry::SessionKey;
 use crate::hub::witness::{Who, Witness};
@@ -20,7 +23,7 @@ const LISTED_CHANNELS: usize = 20;
 /// The most ended sessions of one user that are told of.
 const MOST_GONE: usize = 50;
 
-/// The most resources that are counted for themselves; clients choose their names.
+/// The most resources that are counted for themselves, as clients choose their names; and the most keys.
 const RESOURCES: usize = 100;
 
 /// What one shard knows of a user and an event.
@@ -53,13 +56,16 @@ impl Shard {
         let mut sessions: Vec<SessionAccount> = witness
             .of(&matter.user)
             .map(|gone| {
-                let subject = Subject::of(gone);
-                let standing = match gone.head.epoch() == head.epoch() {
-                    true => matter.standing(&subject, head, |_| false, &witness, now),
+                let subject = Subject::of(gone, matter.hearers.as_ref());
+                let told = match gone.head.epoch() == head.epoch() {
+                    true => (
+                        matter.standing(&subject, head, |_| false, &witness, now),
+                        matter.heard(&subject, head, &witness),
+                    ),
                     // The log that it listened to is no more.
-                    false => Standing::Over,
+                    false => (Standing::Over, Heard::Absent),
                 };
-                account::of_gone(gone, standing, now)
+                account::of_gone(gone, told, now)
             })
             .collect();
         // The latest of very many, as those who poll have.
@@ -77,15 +83,14 @@ impl Shard {
     }
 
     fn account_of(
-        &mut self,
+        &self,
         key: SessionKey,
         matter: &Matter,
         witness: &Witness,
         now: Instant,
     ) -> Option<SessionAccount> {
-        let listens = matter.names(|channel| self.registry.listens_on(key, channel));
         let head = self.head;
-        let session = self.registry.get_mut(key)?;
+        let session = self.registry.get(key)?;
         if matches!(session.phase, Phase::Pending(_)) {
             return None;
         }
@@ -95,6 +100,14 @@ impl Shard {
                 serial: session.serial,
             },
             start: &session.start,
+            seats: Seats {
+                on: matter
+                    .hearers
+                    .as_ref()
+                    .map(|hearers| hearers.among(|channel| self.registry.listens_on(key, channel))),
+                turns: session.turns,
+                named: session.named_channels.is_some(),
+            },
             after_unlogged: session.after_unlogged,
             over: session.over_at.map(|head| (now, head, session.unwritten)),
         };
@@ -110,7 +123,7 @@ impl Shard {
             opened_at: account::wall(session.opened_at, now),
             ended,
             named: session.asked_for().as_deref().map(account::told),
-            listens,
+            heard: matter.heard(&subject, head, witness),
             standing,
         })
     }
@@ -186,6 +199,9 @@ impl Shard {
             remote: session.client.remote.as_deref().map(str::to_owned),
             user_agent: session.client.user_agent.to_string(),
             device: session.client.device.as_deref().map(str::to_owned),
+            // Whoever knows the keys says what this one is called.
+            kid: None,
+            key: session.credential.as_ref().map(|of| of.key.to_text()),
             connected_at: Timestamp::now().before(age),
             sent: session.events_sent,
         })
@@ -195,6 +211,7 @@ impl Shard {
         let mut stats = Stats {
             connections: self.registry.len(),
             resources: BTreeMap::new(),
+            keys: self.keys_in_use(),
         };
         for (channel, listeners) in self.registry.channels() {
             let name = channel.resource().as_str();
@@ -207,6 +224,27 @@ impl Shard {
             sum.listeners += listeners;
         }
         stats
+    }
+
+    /// How many sessions there are by each key.
+    fn keys_in_use(&self) -> BTreeMap<String, usize> {
+        // There are few: whoever takes one away ends its sessions.
+        let mut uses: Vec<(Mark, usize)> = Vec::new();
+        for key in self.registry.keys() {
+            let session = self.registry.get(key);
+            let Some(credential) = session.and_then(|session| session.credential.as_ref()) else {
+                continue;
+            };
+            let room = uses.len() < RESOURCES;
+            match uses.iter_mut().find(|(mark, _)| *mark == credential.key) {
+                Some((_, sessions)) => *sessions += 1,
+                None if room => uses.push((credential.key, 1)),
+                None => {}
+            }
+        }
+        let uses = uses.into_iter();
+        uses.map(|(mark, sessions)| (mark.to_text(), sessions))
+            .collect()
     }
 
     fn channels(&self, after: Option<&str>, limit: usize) -> BTreeMap<String, usize> {

@@ -8,6 +8,7 @@ use rand::Rng as _;
 
 use super::Shard;
 use crate::event::{Channel, ChatId, Frame, MembershipChange, Resource, Timestamp, UserId};
+use crate::hub::listening::Passed;
 use crate::hub::notice::{self, Confirmation, End};
 use crate::hub::registry::SessionKey;
 use crate::hub::replay::{self, Comeback};
@@ -15,7 +16,7 @@ use crate::hub::schedule::Due;
 use crate::hub::scope::{Interest, Scope};
 use crate::hub::sentence::Sentence;
 use crate::hub::session::{Opening, Phase, Session};
-use crate::hub::witness::{CameBack, Start};
+use crate::hub::witness::{CameBack, Start, Who};
 
 impl Shard {
     /// Adds a session that receives nothing until it is activated, but misses no join or leave.
@@ -134,6 +135,7 @@ impl Shard {
             from: replay.from.position(),
             gap: replay.gap,
             log_up_to: replay.read_up_to,
+            changes: CameBack::few(replay.changes),
         });
         session.start = Start {
             live_from: head.position(),
@@ -205,11 +207,11 @@ impl Shard {
             for channel in self.registry.channels_of(key) {
                 let kept = wanted.contains(&channel) || granted.contains(&channel);
                 if *channel.resource() == Resource::Chat && !kept {
-                    self.registry.leave(key, &channel);
+                    self.turn(key, &channel, false);
                 }
             }
             for channel in &wanted {
-                self.registry.join(key, channel);
+                self.turn(key, channel, true);
             }
             self.end_if_idle(key, now);
         }
@@ -285,14 +287,36 @@ impl Shard {
     fn apply(&mut self, key: SessionKey, change: &MembershipChange, now: Instant) {
         match change {
             MembershipChange::Joined(_, chat) => {
-                self.registry.join(key, &Channel::chat(chat));
+                self.turn(key, &Channel::chat(chat), true);
             }
             MembershipChange::Left(_, chat) => {
-                if self.registry.leave(key, &Channel::chat(chat)) {
+                if self.turn(key, &Channel::chat(chat), false) {
                     self.end_if_idle(key, now);
                 }
             }
         }
+    }
+
+    /// Has a live session listen on a channel from now on (`begins`), or no longer; says whether that is new,
+    /// which is then remembered.
+    fn turn(&mut self, key: SessionKey, channel: &Channel, begins: bool) -> bool {
+        let new = match begins {
+            true => self.registry.join(key, channel),
+            false => self.registry.leave(key, channel),
+        };
+        let passed = Passed {
+            position: self.head.position(),
+            number: self.unlogged,
+        };
+        if let (true, Some(session)) = (new, self.registry.get_mut(key)) {
+            session.turns = session.turns.saturating_add(1);
+            let serial = session.serial;
+            if let Some(witness) = &mut self.witness {
+                let who = Who { key, serial };
+                witness.turns.note(who, channel, begins, passed);
+            }
+        }
+        new
     }
 }
 

@@ -147,6 +147,7 @@ proptest! {
             }
             let counted = model.0.iter().filter(|(held, _)| !held.lifted).count();
             prop_assert_eq!(set.page(None, usize::MAX, |_| true).len(), counted);
+            prop_assert_eq!(set.in_force(), counted);
         }
     }
 

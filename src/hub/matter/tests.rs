@@ -3,7 +3,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{ChatId, Class, Epoch};
+use crate::event::{Audience, Channel, ChatId, Class, Epoch};
+use crate::hub::listening::{Hashing, Seats};
 use crate::hub::notice::{Gap, GapReason};
 use crate::hub::registry::SessionKey;
 use crate::hub::witness::CameBack;
@@ -39,10 +40,19 @@ fn start(live_from: u64, from: Option<u64>, gap_up_to: Option<u64>) -> Start {
             to: Some(id(to)),
         }),
         log_up_to: 0,
+        changes: None,
     });
     Start {
         live_from,
         comeback: comeback.map(Box::new),
+    }
+}
+
+fn nowhere() -> Seats {
+    Seats {
+        on: None,
+        turns: 0,
+        named: false,
     }
 }
 
@@ -55,15 +65,19 @@ fn standing(position: u64, start: &Start, over: Option<(u64, Option<u64>)>, head
         trail: Some(Trail::new(&event, Delivery::Live, now)),
         event: Some(event),
         gap: None,
+        hearers: None,
+        ephemeral: false,
+        expires_at: None,
     };
     let later = now + Duration::from_secs(1);
     let subject = Subject {
         who: who(),
         start,
+        seats: nowhere(),
         after_unlogged: 0,
         over: over.map(|(head, unwritten)| (later, head, unwritten)),
     };
-    let witness = Witness::new(1, now);
+    let witness = Witness::new(1, Hashing::default(), now);
     matter.standing(&subject, id(head), |_| false, &witness, now)
 }
 
@@ -111,15 +125,19 @@ fn what_was_shed_or_waits_was_not_written() {
         event: Some(Arc::clone(&event)),
         trail: Some(Trail::new(&event, Delivery::Live, now)),
         gap: None,
+        hearers: None,
+        ephemeral: true,
+        expires_at: None,
     };
     let start = start(0, None, None);
     let subject = Subject {
         who: who(),
         start: &start,
+        seats: nowhere(),
         after_unlogged: 0,
         over: None,
     };
-    let mut witness = Witness::new(1, now);
+    let mut witness = Witness::new(1, Hashing::default(), now);
     let waits = matter.standing(&subject, id(3), |is| is(&event.frame), &witness, now);
     assert_eq!(waits, Standing::Queued);
     witness.drained(who(), now + Duration::from_secs(1));
@@ -132,21 +150,4 @@ fn what_was_shed_or_waits_was_not_written() {
     matter.trail = None;
     let unknown = matter.standing(&subject, id(3), |_| false, &witness, now);
     assert_eq!(unknown, Standing::Unknown);
-}
-
-#[test]
-fn an_audience_is_told_from_one_users_point_of_view() {
-    let names = ["user:2", "user:3", "user:2:notes", "chat:5", "job:1"];
-    let channels = names.iter().map(|name| Channel::parse(name).unwrap());
-    let audience = Audience::channels(channels.collect()).except(UserId::from(3));
-    let of = |user: i64| For::of(&audience, &UserId::from(user));
-    let channels = |of: &For| {
-        let names = of.channels.iter().map(ToString::to_string);
-        names.collect::<Vec<_>>()
-    };
-    assert!(of(2).user && !of(2).excluded && !of(2).everybody);
-    assert_eq!(channels(&of(2)), ["user:2:notes", "chat:5", "job:1"]);
-    assert!(of(3).user && of(3).excluded);
-    assert_eq!(channels(&of(3)), ["chat:5", "job:1"]);
-    assert!(!of(4).user);
 }
