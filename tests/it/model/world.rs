@@ -42,6 +42,9 @@ pub(super) struct World {
     end: u64,
     /// Numbers that the log may not have, because nats-server was killed.
     pub(super) at_risk: BTreeSet<u64>,
+    /// Since when nats-server is down, and the longest time that it was.
+    down_since: Option<Instant>,
+    pub(super) longest_outage: Duration,
     /// How often what happened, and how long it took in all.
     pub(super) steps: BTreeMap<&'static str, (usize, Duration)>,
 }
@@ -60,7 +63,9 @@ impl World {
             .set("stream.outbox_events", 64)
             .set("stream.outbox_bytes", "64 KiB")
             .set("stream.write_timeout", "3s")
-            .set("history.max_events", 150);
+            .set("history.max_events", 150)
+            // A burst is more than waits for the server: the rest is dropped, and read from the log.
+            .set("nats.pending_limit", 100);
         let mut members = BTreeSet::new();
         for chat in CHATS {
             let mut users: Vec<i64> = USERS.collect();
@@ -82,6 +87,8 @@ impl World {
             number: 0,
             end: 0,
             at_risk: BTreeSet::new(),
+            down_since: None,
+            longest_outage: Duration::ZERO,
             steps: BTreeMap::new(),
         };
         world.shared.instances.lock().unwrap().resize(2, None);
@@ -324,6 +331,7 @@ impl World {
             self.at_risk.insert(self.number);
         }
         self.nats.kill();
+        self.down_since = Some(Instant::now());
         self.backend = None;
         "killed NATS"
     }
@@ -335,6 +343,11 @@ impl World {
         self.nats.start_again().await;
         self.backend = Some(self.nats.backend().await);
         self.end = eventually("the log to answer", || self.log_end()).await;
+        let outage = self
+            .down_since
+            .take()
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        self.longest_outage = self.longest_outage.max(outage);
         "started NATS"
     }
 
