@@ -82,6 +82,11 @@ async fn streams_go_on_while_the_log_has_no_leader_and_every_event_comes_once() 
         let leader = cluster.leader(&backend).await;
         cluster.lead_elsewhere(&backend, &[leader]).await;
         read_until(&mut stream, &mut events, said.get(), true).await;
+        // The leader is stopped, as for an update, and comes back.
+        let leader = cluster.lead_elsewhere(&backend, &[node]).await;
+        cluster.stop(leader).await;
+        read_until(&mut stream, &mut events, said.get(), true).await;
+        cluster.start_again([leader]).await;
         // The leader is killed, and for seconds there is none. Not the node that both the backend
         // and the server are connected to: what is on the way then, nobody has.
         let leader = cluster.lead_elsewhere(&backend, &[node]).await;
