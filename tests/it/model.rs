@@ -58,7 +58,8 @@ async fn every_client_gets_exactly_what_is_its_own_or_a_gap() {
     // The log has everything, so that nobody has to be told that it has not; unless it was away for
     // longer than a client waits for it.
     if report.gaps > 0 && world.longest_outage < PATIENCE {
-        wrong.push(format!("{} gaps, and nothing was lost", report.gaps));
+        let (gaps, unread) = (report.gaps, &world.unread);
+        wrong.push(format!("{gaps} gaps, and nothing was lost: {unread:?}"));
     }
     let count = wrong.len();
     wrong.truncate(20);

@@ -45,6 +45,8 @@ pub(super) struct World {
     /// Since when nats-server is down, and the longest time that it was.
     down_since: Option<Instant>,
     pub(super) longest_outage: Duration,
+    /// Why instances could not read from the log what clients had missed.
+    pub(super) unread: Vec<String>,
     /// How often what happened, and how long it took in all.
     pub(super) steps: BTreeMap<&'static str, (usize, Duration)>,
 }
@@ -88,6 +90,7 @@ impl World {
             end: 0,
             at_risk: BTreeSet::new(),
             down_since: None,
+            unread: Vec::new(),
             longest_outage: Duration::ZERO,
             steps: BTreeMap::new(),
         };
@@ -286,6 +289,7 @@ impl World {
     fn kill_instance(&mut self) -> &'static str {
         let index = self.random.random_range(0..2);
         self.shared.instances.lock().unwrap()[index] = None;
+        self.note_unread(index);
         match self.instances[index].take() {
             Some(_) => "killed an instance",
             None => "found no instance to kill",
@@ -295,6 +299,7 @@ impl World {
     async fn terminate_instance(&mut self) -> &'static str {
         let index = self.random.random_range(0..2);
         self.shared.instances.lock().unwrap()[index] = None;
+        self.note_unread(index);
         match self.instances[index].take() {
             Some(server) => {
                 server.stop().await;
@@ -302,6 +307,17 @@ impl World {
             }
             None => "found no instance to stop",
         }
+    }
+
+    /// Before an instance is gone.
+    fn note_unread(&mut self, index: usize) {
+        let Some(server) = &self.instances[index] else {
+            return;
+        };
+        let lines = server.log().into_iter();
+        let unread = lines.filter(|line| line.message().contains("past could not be read"));
+        self.unread
+            .extend(unread.map(|line| line.text("error").to_owned()));
     }
 
     async fn start_stopped_instance(&mut self) -> &'static str {
@@ -374,6 +390,9 @@ impl World {
         let mut seen = Vec::new();
         while let Some(client) = within("the clients to see the end", clients.join_next()).await {
             seen.push(client.unwrap());
+        }
+        for index in 0..self.instances.len() {
+            self.note_unread(index);
         }
         seen
     }
