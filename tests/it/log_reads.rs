@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::nats_security::{accounts, as_notify};
-use crate::support::{Backend, EventStream, Nats, STREAM, Server, Settings, within};
+use crate::support::{Backend, EventStream, Nats, STREAM, Server, Settings, eventually, within};
 
 /// Positions that the server reads at once for those who come back.
 const CHUNK: u64 = 1_024;
@@ -241,6 +241,44 @@ async fn meddle(backend: Backend, lost: Arc<AtomicUsize>) -> JoinHandle<()> {
             }
         }
     })
+}
+
+/// The memory is another one each time that the log was read: until there is a moment's rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_memory_that_moves_on_faster_than_the_log_is_read_is_caught_up_with() {
+    const BURST: u64 = 30_000;
+    let nats = Nats::start().await;
+    let backend = nats.backend().await;
+    let server = Server::start(little_memory(&nats)).await;
+    let mut live = server.connect(2).await;
+    backend.count(5, 0..20).await;
+    let first = live.expect_message("0").await.id.unwrap();
+    live.expect_count(1..20).await;
+    // Nobody listens, so that nobody slows it down.
+    let other = nats.backend().await;
+    let burst = tokio::spawn(async move { other.count(6, 0..BURST).await });
+    eventually("the burst to begin", || async {
+        let position = server.metric("notify_log_position", "").await;
+        (position > 500.0).then_some(())
+    })
+    .await;
+    let come_back = async || {
+        let mut stream = server.come_back(1, &first).await;
+        let confirmed = stream.expect_type("connection_confirmed").await;
+        assert_eq!(confirmed.data["recovered"], true);
+        stream.expect_count(1..20).await;
+        stream.expect_type("caught_up").await;
+        stream
+    };
+    while !burst.is_finished() {
+        join_all((0..8).map(|_| come_back())).await;
+    }
+    burst.await.unwrap();
+    let mut stream = come_back().await;
+    backend.say(5, "live").await;
+    for stream in [&mut stream, &mut live] {
+        stream.expect_message("live").await;
+    }
 }
 
 #[tokio::test]

@@ -51,8 +51,7 @@ async fn thousands_of_reconnects_lose_and_double_nothing() {
 }
 
 /// Much of what a client has missed is no longer in memory but in the log, and the memory moves on
-/// while that is read: by two and a half times its length at most, so that the search, which has four
-/// attempts, each good for half a length or more, must come to its end.
+/// while that is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn absences_longer_than_the_memory_lose_and_double_nothing() {
     const MEMORY: i64 = 50;
