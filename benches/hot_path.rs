@@ -175,7 +175,10 @@ async fn open_streams(members: usize, explain: bool) -> (Hub, Vec<SessionStream>
         };
         let pending = shard.register(&user, opening);
         let chats = vec![ChatId::from(5)];
-        let (stream, _) = pending.activate(chats, Resume::Fresh.into()).await;
+        let activated = pending.activate(chats, Resume::Fresh.into()).await;
+        let Ok((stream, _)) = activated else {
+            unreachable!("who is new waits for nothing")
+        };
         streams.push(stream);
     }
     written(&mut streams);

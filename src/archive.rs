@@ -7,13 +7,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::{OnceCell, Semaphore};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tracing::{debug, warn};
 
 use crate::bus::{LogError, LogReader, Logged};
@@ -29,6 +29,7 @@ const READERS: usize = 2;
 
 /// How long a client may wait for its past, or for the log to be there at all. Then it gets a gap.
 const PATIENCE: Duration = Duration::from_secs(15);
+const TOO_LATE: &str = "it took too long, or the memory moves on faster than the log is read";
 
 /// The most chunks that one client's search goes through: about a million positions.
 const MAX_CHUNKS: u64 = 1_024;
@@ -40,8 +41,9 @@ const MAX_FOUND: usize = 20_000;
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How often a search begins anew because the memory moved on meanwhile.
-const SEARCHES: usize = 4;
+/// A search overlaps with half of the memory, and each time that it begins anew, because the memory moved on
+/// meanwhile, with half of the rest, so many times.
+const HALVES: u32 = 4;
 
 /// The part of the memory, one in so many, that is about to leave it.
 const MARGIN: u64 = 8;
@@ -143,17 +145,23 @@ impl Archive {
 
     /// Finds out what the hub can't know about a client that comes back: what it missed before the
     /// hub's memory begins, or whether its position is one that only other instances have seen yet.
-    pub async fn look_up(&self, interest: &Interest, resume: Resume) -> Comeback {
+    ///
+    /// `since` is when the client came: there is a time after which it does not wait any longer.
+    pub async fn look_up(&self, interest: &Interest, resume: Resume, since: Instant) -> Comeback {
         let (Resume::After(id), Some(log)) = (resume, &self.0.log) else {
             return resume.into();
         };
+        let until = since + PATIENCE;
+        // It has come back with what was gone again when it was to be used, all the time.
+        if Instant::now() >= until {
+            return self.0.failed(resume, TOO_LATE);
+        }
         // On the heap, because it is large, and few of the requests that this is a part of need it.
         let search = Box::pin(self.0.look_up(log, interest, id));
-        let found = timeout(PATIENCE, search).await;
-        match found {
+        match timeout_at(until.into(), search).await {
             Ok(Ok(comeback)) => comeback,
             Ok(Err(error)) => self.0.failed(resume, &error.to_string()),
-            Err(_) => self.0.failed(resume, "it took too long"),
+            Err(_) => self.0.failed(resume, TOO_LATE),
         }
     }
 }
@@ -173,7 +181,10 @@ impl Inner {
     ) -> Result<Comeback, LogError> {
         let resume = Resume::After(id);
         self.hub.settled().await;
-        for attempt in 1..=SEARCHES {
+        // For as long as the client is willing to wait: what was read is at hand the next time.
+        let mut attempt = 0;
+        loop {
+            attempt = HALVES.min(attempt + 1);
             let reach = self.hub.reach();
             let (floor, head) = (reach.floor.position(), reach.head.position());
             if id.epoch() != reach.head.epoch() {
@@ -188,7 +199,10 @@ impl Inner {
                 continue;
             }
             if is_lasting(reach, id.position()) {
-                return Ok(resume.into());
+                return Ok(Comeback {
+                    lasting: true,
+                    ..resume.into()
+                });
             }
             let extent = patiently(|| log.extent()).await?;
             if extent.epoch != id.epoch() {
@@ -210,12 +224,10 @@ impl Inner {
                     resume,
                     backlog: Some(backlog),
                     log_end: None,
+                    lasting: true,
                 });
             }
         }
-        Err(LogError::Unavailable(
-            "the memory moves on faster than the log is read".to_owned(),
-        ))
     }
 
     /// A client that comes from an instance that is ahead of this one, or says so.

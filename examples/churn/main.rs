@@ -16,6 +16,8 @@ mod guest;
 mod remains;
 #[path = "../shared/single.rs"]
 mod single;
+#[path = "../shared/status.rs"]
+mod status;
 mod visit;
 
 use std::cell::Cell;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::guest::Guest;
+use crate::status;
 
 /// What has to be back at nothing when nobody is connected.
 const GAUGES: [&str; 4] = [
@@ -77,17 +78,11 @@ impl Remains {
             .context("no list of channels")?
             .len();
         gauges.insert("channels".to_owned(), listed as f64);
-        let process = |name: &str| format!("/proc/{pid}/{name}");
-        let status = fs::read_to_string(process("status")).context("is the server running?")?;
-        let number = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().next()?.parse().ok()
-        };
-        let files = fs::read_dir(process("fd"))?;
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).context("is the server running?")?;
         let files = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
         Ok(Self {
-            memory_kib: number("VmRSS:").context("no VmRSS")?,
-            threads: number("Threads:").context("no Threads")? as usize,
+            memory_kib: status::number(pid, "VmRSS")?,
+            threads: status::number(pid, "Threads")? as usize,
             sockets: files
                 .filter(|file| file.to_string_lossy().starts_with("socket:"))
                 .count(),

@@ -24,6 +24,8 @@ mod publisher;
 mod report;
 mod resume;
 mod scenario;
+#[path = "../shared/status.rs"]
+mod status;
 mod stream;
 mod tally;
 mod visitors;

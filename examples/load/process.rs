@@ -4,6 +4,8 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 
+use crate::status;
+
 /// Unit of the times in `/proc/PID/stat`: `USER_HZ`, 100 on every Linux that Rust runs on.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -34,7 +36,9 @@ impl Process {
 
     /// User and system time so far, of all threads.
     fn cpu(self) -> Result<Duration> {
-        let stat = self.read("stat")?;
+        let path = format!("/proc/{}/stat", self.pid);
+        let stat = fs::read_to_string(&path)
+            .with_context(|| format!("reading {path}: is the server running?"))?;
         // The name before it is in parentheses, and may itself hold spaces and parentheses.
         let (_, fields) = stat.rsplit_once(')').context("no name in /proc/PID/stat")?;
         let ticks = |index| fields.split_whitespace().nth(index)?.parse::<u32>().ok();
@@ -66,15 +70,7 @@ impl Process {
     }
 
     fn rss_kib(self) -> Result<u64> {
-        let status = self.read("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-            .context("no VmRSS in /proc/PID/status")
-    }
-
-    fn read(self, name: &str) -> Result<String> {
-        let path = format!("/proc/{}/{name}", self.pid);
-        fs::read_to_string(&path).with_context(|| format!("reading {path}: is the server running?"))
+        status::number(self.pid, "VmRSS")
     }
 }
 

@@ -20,10 +20,7 @@ use uuid::Uuid;
 
 pub use changes::{Changes, Place};
 
-use super::nats::jetstream::{JetStreamConfig, Storage};
-
-/// How long JetStream may take for one operation.
-const PATIENCE: Duration = Duration::from_secs(4);
+use super::nats::jetstream::{JetStreamConfig, PATIENCE, Storage, Unanswered, timely};
 
 /// The most bytes of records in JetStream, which sets that much aside.
 const MAX_BYTES: i64 = 64 << 20;
@@ -210,7 +207,7 @@ impl Bucket {
                         Err(BucketError::Changed)
                     }
                     Ok(Err(error)) => Err(BucketError::Unavailable(error.to_string())),
-                    Err(_) => Err(silent()),
+                    Err(_) => Err(Unanswered::Silent.into()),
                 }
             }
         }
@@ -259,7 +256,7 @@ impl JetStream {
             // Many may wait for this, and each would take its time to fail.
             let failed = *self.failed.lock();
             if failed.is_some_and(|at| at.elapsed() < REST) {
-                return Err(silent());
+                return Err(Unanswered::Silent.into());
             }
             let store = self.open().await;
             *self.failed.lock() = store.is_err().then(Instant::now);
@@ -292,17 +289,10 @@ impl JetStream {
     }
 }
 
-async fn timely<T, E: Display>(
-    answer: impl Future<Output = Result<T, E>>,
-) -> Result<T, BucketError> {
-    match timeout(PATIENCE, answer).await {
-        Ok(answer) => answer.map_err(|error| BucketError::Unavailable(error.to_string())),
-        Err(_) => Err(silent()),
+impl From<Unanswered> for BucketError {
+    fn from(why: Unanswered) -> Self {
+        Self::Unavailable(why.to_string())
     }
-}
-
-fn silent() -> BucketError {
-    BucketError::Unavailable("JetStream does not answer".to_owned())
 }
 
 #[cfg(test)]

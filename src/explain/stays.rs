@@ -1,6 +1,8 @@
 //! In which chats a user was when an event came, by the database: what it says now, with the joins and leaves
 //! undone that were published since.
 
+use std::time::Instant;
+
 use super::Explainer;
 use super::answer::Stay;
 use crate::database::DatabaseError;
@@ -53,7 +55,9 @@ impl Explainer {
             return (changes, true);
         }
         let interest = Scope::Own.interest(user, member_of.to_vec());
-        let comeback = self.0.archive.look_up(&interest, Resume::After(id)).await;
+        let archive = &self.0.archive;
+        let found = archive.look_up(&interest, Resume::After(id), Instant::now());
+        let comeback = found.await;
         match comeback.backlog {
             Some(backlog) if backlog.gap.is_none() => (backlog.search.into_changes(), true),
             _ => (changes, false),

@@ -194,8 +194,15 @@ async fn open_as(
     };
     let resume = resume(request, last_event_id.as_deref());
     let interest = scope.interest(&identity.user, chats.clone());
-    let comeback = archive.look_up(&interest, resume).await;
-    let (stream, chats) = pending.activate(chats, comeback).await;
+    let (mut pending, mut given, since) = (pending, chats, Instant::now());
+    let (stream, chats) = loop {
+        let comeback = archive.look_up(&interest, resume, since).await;
+        match pending.activate(given, comeback).await {
+            Ok(live) => break live,
+            // What was in the memory when it was looked for is there no more.
+            Err(outrun) => (pending, given) = outrun,
+        }
+    };
     match &scope {
         Scope::Own => info!(chats = chats.len(), chat_ids = names(&chats), "registered"),
         Scope::Named(channels) => info!(

@@ -37,6 +37,8 @@ pub struct Comeback {
     pub backlog: Option<Backlog>,
     /// The log's last position, where the client's is ahead of this instance.
     pub log_end: Option<u64>,
+    /// Whether the rest was in the history. If it is there no more, it is worth being looked for again.
+    pub lasting: bool,
 }
 
 /// A stretch of the log that ends within the history.
@@ -104,7 +106,29 @@ impl From<Resume> for Comeback {
             resume,
             backlog: None,
             log_end: None,
+            lasting: false,
         }
+    }
+}
+
+impl Comeback {
+    /// Whether the history has let go, since, of what was found to be in it.
+    pub(super) fn is_outrun(&self, history: &History) -> bool {
+        let (Resume::After(id), floor) = (self.resume, history.floor()) else {
+            return false;
+        };
+        let backlog = self.backlog.as_ref();
+        self.lasting
+            && id.epoch() == floor.epoch()
+            && id.position() < floor.position()
+            && backlog.is_none_or(|backlog| !backlog.reaches(floor))
+    }
+}
+
+impl Backlog {
+    /// Whether it ends within a history that begins behind `floor`.
+    fn reaches(&self, floor: EventId) -> bool {
+        self.to >= floor.position() && self.from.epoch() == floor.epoch()
     }
 }
 
@@ -291,6 +315,7 @@ pub(super) fn plan(
         resume,
         backlog,
         log_end,
+        lasting: _,
     } = comeback;
     let nothing = |gap: Option<Gap>| Replay {
         from: head,
@@ -322,9 +347,8 @@ pub(super) fn plan(
     let floor = history.floor();
     let chats = interest.chats.clone();
     let mut search = Search::new(interest);
-    let covers =
-        |backlog: &Backlog| backlog.to >= floor.position() && backlog.from.epoch() == floor.epoch();
-    let (from, gap, searched_to) = match backlog.filter(covers) {
+    let reaches = |backlog: &Backlog| backlog.reaches(floor);
+    let (from, gap, searched_to) = match backlog.filter(reaches) {
         _ if after.position() >= floor.position() => (after, None, after.position()),
         Some(backlog) => {
             search.search(history, backlog.to + 1, head.position());

@@ -52,20 +52,27 @@ impl PendingSession {
     /// Makes the session live from the current position on. Gives the stream, which opens with
     /// `connection_confirmed`, and the chats that it listens on: those given, changed by what
     /// happened since it was registered.
+    ///
+    /// # Errors
+    /// The memory has let go of what was found to be there: the session, which waits on, and the chats, for
+    /// another try when that was looked for again.
     pub async fn activate(
         self,
         chats: Vec<ChatId>,
         comeback: Comeback,
-    ) -> (SessionStream, Vec<ChatId>) {
+    ) -> Result<(SessionStream, Vec<ChatId>), (Self, Vec<ChatId>)> {
         if comeback.resume != Resume::Fresh {
             self.catch_up_with_epoch().await;
         }
         let SessionGuard { hub, key } = &self.0;
-        let chats = hub
+        let activated = hub
             .0
             .borrow_mut()
             .activate(*key, chats, comeback, Instant::now());
-        (SessionStream(self.0), chats)
+        match activated {
+            Ok(chats) => Ok((SessionStream(self.0), chats)),
+            Err(chats) => Err((self, chats)),
+        }
     }
 
     /// When a new epoch has begun, the news may still be in this thread's inbox. It is handled as soon

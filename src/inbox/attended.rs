@@ -39,7 +39,7 @@ impl Attended {
     pub(super) async fn before_start(&self, event: EventId) -> Result<bool, BucketError> {
         let read = || async {
             let record = self.bucket.read(KEY).await?;
-            Ok(record.and_then(|record| parse(&record.value)))
+            Ok::<_, BucketError>(record.and_then(|record| parse(&record.value)))
         };
         let last: &Option<EventId> = self.at_start.get_or_try_init(read).await?;
         Ok(last.is_some_and(|last| is_behind(event, last)))

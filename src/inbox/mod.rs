@@ -131,8 +131,6 @@ enum Work {
     Opened(UserId, Stream),
     /// Something was put in for a user.
     Told(Told),
-    /// It is time to write down how far messages are attended to, and to look who is gone.
-    Note,
 }
 
 /// A message that a backend has published, here or before this instance started.

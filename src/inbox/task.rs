@@ -94,7 +94,11 @@ impl InboxTask {
         loop {
             let room = going.len() < AT_ONCE;
             let work = tokio::select! {
-                _ = notes.tick() => Work::Note,
+                _ = notes.tick() => {
+                    let inbox = self.inbox.clone();
+                    going.push(async move { inbox.note().await }.boxed());
+                    continue;
+                }
                 Some(work) = self.queue.recv(), if room => work,
                 Some(told) = self.told.recv(), if room => Work::Told(told),
                 Some(keep) = self.keeps.recv(), if keeping.len() < AT_ONCE => {
@@ -114,11 +118,6 @@ impl InboxTask {
 impl Inbox {
     async fn attend(&self, work: Work) {
         match work {
-            // Once more in a moment, if it can't be had now.
-            Work::Note => {
-                self.take_over();
-                let _ = self.0.attended.write(HELD_FOR).await;
-            }
             Work::Opened(user, stream) => self.serve(&user, &stream, 0).await,
             Work::Told(told) => {
                 for stream in self.streams_of(&told.user).await {
@@ -126,6 +125,13 @@ impl Inbox {
                 }
             }
         }
+    }
+
+    /// Looks who is gone, and writes down how far messages are attended to.
+    async fn note(&self) {
+        self.take_over();
+        // Once more in a moment, if it can't be had now.
+        let _ = self.0.attended.write(HELD_FOR).await;
     }
 
     /// Keeps a message that nobody waits for: it is tried again for a while.

@@ -241,6 +241,28 @@ async fn an_account_that_may_not_ask_for_the_log_is_refused() {
 }
 
 #[tokio::test]
+async fn an_account_without_jetstream_or_a_server_without_room_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("nats.conf");
+    let elsewhere = "accounts { \
+        CHATS { users = [{user: notify, password: notify-notify}] }, \
+        OTHERS { jetstream: enabled, users = [{user: other, password: other-other}] } }";
+    let little = "jetstream { max_file_store: 1MB }, \
+        authorization { users = [{user: notify, password: notify-notify}] }";
+    for (config, why) in [
+        (elsewhere, "not enabled for account"),
+        (little, "insufficient storage"),
+    ] {
+        std::fs::write(&file, config).unwrap();
+        let nats = Nats::start_with(&["-c", file.to_str().unwrap()]).await;
+        let url = nats.url().replace("//", "//notify:notify-notify@");
+        let says = refused(&Settings::new().set("nats.url", url)).await;
+        assert!(says.contains(why), "{says}");
+        assert!(says.contains("log: memory"), "{says}");
+    }
+}
+
+#[tokio::test]
 async fn an_event_has_the_same_id_on_every_instance() {
     let nats = Nats::start().await;
     // One thread each, so that who has seen an event shows that it comes before whoever follows.
@@ -262,6 +284,7 @@ async fn an_event_has_the_same_id_on_every_instance() {
         assert_eq!(there.expect_message(text).await.id, id);
         ids.push(id.expect("an id"));
     }
+    assert!(ids.iter().all(|id| id.find('-') == Some(13)), "{ids:?}");
     // Each takes up where the other was left.
     for server in [&one, &other] {
         let mut stream = server.come_back(1, &ids[0]).await;
@@ -286,6 +309,11 @@ async fn without_a_shared_log_an_id_of_another_instance_is_a_gap() {
     let mut stream = one.connect(1).await;
     backend.say(5, "here").await;
     let id = stream.expect_message("here").await.id.unwrap();
+    assert_eq!(
+        id.find('-'),
+        Some(16),
+        "{id} does not look like one of memory"
+    );
     let mut stream = other.come_back(1, &id).await;
     let confirmed = stream.expect_type("connection_confirmed").await;
     assert_eq!(confirmed.data["recovered"], false);

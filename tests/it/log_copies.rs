@@ -1,9 +1,11 @@
 //! Every event comes twice, as it was published and from the log. What happens when one of the two
 //! does not come, comes twice, or is not what it says.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream;
+use tempfile::TempDir;
 
 use crate::support::payload::{self, chat_message, chat_subject};
 use crate::support::{Nats, Server, Settings};
@@ -68,6 +70,49 @@ async fn what_the_log_does_not_take_is_delivered_late_without_an_id_and_delays_n
     let confirmed = again.expect_type("connection_confirmed").await;
     assert_eq!(confirmed.data["recovered"], true);
     assert_eq!(confirmed.data["replayed"], 0);
+}
+
+/// More than JetStream stores in the time, which drops the rest and tells nobody.
+#[tokio::test]
+async fn what_comes_faster_than_the_log_can_store_is_delivered_all_the_same_and_counted() {
+    const BURST: u64 = 5_000;
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("slow.conf");
+    let slow = "jetstream { max_buffered_msgs: 20, sync_interval: always }";
+    std::fs::write(&config, slow).unwrap();
+    let nats = Nats::start_with(&["-c", config.to_str().unwrap()]).await;
+    let backend = nats.backend().await;
+    let settings = settings(&nats)
+        .set("stream.outbox_events", 2 * BURST)
+        .set("stream.outbox_bytes", "16 MiB");
+    let server = Server::start(settings).await;
+    let mut stream = server.connect(1).await;
+    backend.count(5, 0..BURST).await;
+    let mut numbers = BTreeSet::new();
+    let mut last_with_id = None;
+    let mut without_id = 0;
+    for _ in 0..BURST {
+        let event = stream.expect_type("new_message").await;
+        let number: u64 = event.content().parse().unwrap();
+        assert!(numbers.insert(number), "{number} came twice");
+        if event.id.is_some() {
+            assert!(last_with_id < Some(number), "{number} is out of order");
+            last_with_id = Some(number);
+        } else {
+            without_id += 1;
+        }
+    }
+    let stored = backend.stream_info().await.state.messages;
+    assert!(stored < BURST, "JetStream has taken everything");
+    assert_eq!(without_id, BURST - stored);
+    let unlogged = server.metric("notify_log_unlogged_total", "").await;
+    assert_eq!(unlogged, without_id as f64);
+    server
+        .log_line(|line| line.level() == "WARN" && line.message().contains("without an id"))
+        .await;
+    backend.say(5, "after").await;
+    let after = stream.expect_message("after").await;
+    assert!(after.id.is_some());
 }
 
 #[tokio::test]

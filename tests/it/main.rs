@@ -36,6 +36,7 @@ mod log;
 mod log_changes;
 mod log_copies;
 mod log_faults;
+mod log_reads;
 mod log_resume;
 mod logs;
 mod membership;

@@ -73,6 +73,96 @@ async fn what_was_missed_is_replayed_and_then_it_goes_on() {
     }
 }
 
+/// A native `EventSource` repeats the address that it was made with, and adds the header.
+#[tokio::test]
+async fn the_header_counts_and_not_what_the_address_said_once() {
+    let nats = Nats::start().await;
+    let server = Server::start(one_thread(&nats).chat(5, &[1])).await;
+    let backend = nats.backend().await;
+    let mut stream = server.connect(1).await;
+    let mut ids = vec![stream.last_event_id().to_owned()];
+    for text in ["one", "two", "three"] {
+        backend.say(5, text).await;
+        ids.push(stream.expect_message(text).await.id.unwrap());
+    }
+    let cases = [
+        (Some(&*ids[2]), 1),
+        (Some("garbage"), 0),
+        (Some(""), 0),
+        (None, 3),
+    ];
+    for (header, replayed) in cases {
+        let target = format!("/events?last_event_id={}", ids[0]);
+        let mut request = Request::get(&target).bearer(&tokens::of_user(1));
+        if let Some(header) = header {
+            request = request.header("last-event-id", header);
+        }
+        let mut stream = EventStream::new(server.send(request).await);
+        let confirmed = stream.expect_type("connection_confirmed").await;
+        assert_eq!(confirmed.data["replayed"], replayed, "{header:?}");
+        assert_eq!(confirmed.data["recovered"], replayed > 0, "{header:?}");
+        if header == Some("garbage") {
+            stream.expect_gap("epoch").await;
+        }
+        if replayed > 0 {
+            let first = ["three", "two", "one"][replayed - 1];
+            stream.expect_message(first).await;
+        }
+    }
+}
+
+/// The same as with a shared log, within the process.
+#[tokio::test]
+async fn the_in_process_bus_replays_what_was_missed() {
+    let settings = Settings::new()
+        .set("server.workers", 1)
+        .set("history.max_events", 4)
+        .chat(5, &[1, 2]);
+    let server = Server::start(settings).await;
+    let mut witness = server.connect(2).await;
+    let publish = async |witness: &mut EventStream, payload: &Value| {
+        let request = Request::new("POST", "/api/v1/bus/fechatter.realtime.chat.5")
+            .bearer(&tokens::of_publisher(9))
+            .body(payload.to_string());
+        assert_eq!(server.send(request).await.status, 202);
+        witness.next().await;
+    };
+    let stream = server.connect(1).await;
+    let before = stream.last_event_id().to_owned();
+    drop(stream);
+    for payload in [
+        payload::chat_message(5, "one"),
+        payload::event("typing_started", 5, 3),
+        payload::event("member_removed", 5, 1),
+        payload::chat_message(5, "not for those who left"),
+        payload::event("member_added", 5, 1),
+    ] {
+        publish(&mut witness, &payload).await;
+    }
+    let mut stream = come_back(&server, 1, &before).await;
+    let confirmed = stream.expect_type("connection_confirmed").await;
+    assert_eq!(confirmed.data["recovered"], true);
+    stream.expect_message("one").await;
+    stream.expect_type("chat_member_removed").await;
+    stream.expect_type("chat_member_added").await;
+    stream.expect_type("caught_up").await;
+    publish(&mut witness, &payload::chat_message(5, "live")).await;
+    stream.expect_message("live").await;
+    // The memory has the last four now.
+    let mut late = come_back(&server, 1, &before).await;
+    let confirmed = late.expect_type("connection_confirmed").await;
+    assert_eq!(confirmed.data["recovered"], false);
+    late.expect_gap("expired").await;
+    late.expect_type("chat_member_removed").await;
+    // Another process has another log.
+    let settings = server.settings().clone();
+    server.stop().await;
+    let server = Server::start(settings).await;
+    let mut stream = come_back(&server, 1, &before).await;
+    stream.expect_type("connection_confirmed").await;
+    stream.expect_gap("epoch").await;
+}
+
 #[tokio::test]
 async fn hostile_ids_get_a_gap_and_a_working_stream() {
     let nats = Nats::start().await;
@@ -82,6 +172,7 @@ async fn hostile_ids_get_a_gap_and_a_working_stream() {
     let current = stream.last_event_id().to_owned();
     let (epoch, _) = current.split_once('-').unwrap();
     let future = format!("{epoch}-18446744073709551615-0000");
+    let huge = "9".repeat(8_000);
     let hostile = [
         "garbage",
         "-1",
@@ -91,9 +182,17 @@ async fn hostile_ids_get_a_gap_and_a_working_stream() {
         "99999999999999999999-1-0000",
         future.as_str(),
         "' OR 1=1 --",
+        "\u{fffd}\u{1f41f}\t%00",
+        huge.as_str(),
     ];
-    for id in hostile {
-        let mut stream = come_back(&server, 1, id).await;
+    for (id, by_header) in hostile.iter().flat_map(|&id| [(id, true), (id, false)]) {
+        let mut stream = if by_header {
+            come_back(&server, 1, id).await
+        } else {
+            let target = format!("/events?last_event_id={}", encoded(id));
+            let request = Request::get(&target).bearer(&tokens::of_user(1));
+            EventStream::new(server.send(request).await)
+        };
         let confirmed = stream.expect_type("connection_confirmed").await;
         assert_eq!(confirmed.data["recovered"], false, "{id}");
         let gap = stream.expect_type("gap").await;
@@ -103,6 +202,15 @@ async fn hostile_ids_get_a_gap_and_a_working_stream() {
         let event = stream.expect_type("new_message").await;
         assert_eq!(content(&event.data), id);
     }
+}
+
+/// As it can stand in an address.
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'0'..=b'9' | b'a'..=b'z' => char::from(byte).to_string(),
+        _ => format!("%{byte:02x}"),
+    };
+    text.bytes().map(byte).collect()
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-use super::{Bucket, BucketError, JetStream, Kind, PATIENCE, silent, timely};
+use super::{Bucket, BucketError, JetStream, Kind};
+use crate::bus::nats::jetstream::{PATIENCE, Unanswered, timely};
 
 /// The most records that are read at once; the rest follows with the next look.
 const BATCH: u64 = 4_096;
@@ -83,7 +84,8 @@ impl Bucket {
                 let store = bucket.store().await?;
                 let subject = format!("{}{key}", store.prefix);
                 let purged = store.stream.purge().filter(subject).into_future();
-                timely(purged).await.map(drop)
+                timely(purged).await?;
+                Ok(())
             }
         }
     }
@@ -102,7 +104,7 @@ impl JetStream {
                 }
                 _ => return Err(BucketError::Unavailable(error.to_string())),
             },
-            Err(_) => return Err(silent()),
+            Err(_) => return Err(Unanswered::Silent.into()),
         };
         let info = stream.cached_info();
         let made = info.created.unix_timestamp_nanos();
@@ -169,14 +171,14 @@ impl JetStream {
             let message = match timeout(PATIENCE, fetched.next()).await {
                 Ok(Some(Ok(message))) => message,
                 Ok(Some(Err(error))) => return Err(BucketError::Unavailable(error.to_string())),
-                Ok(None) | Err(_) => return Err(silent()),
+                Ok(None) | Err(_) => return Err(Unanswered::Silent.into()),
             };
             let info = message
                 .info()
                 .map_err(|error| BucketError::Unavailable(error.to_string()))?;
             if info.consumer_sequence != number {
                 // Some were dropped on the way.
-                return Err(silent());
+                return Err(Unanswered::Silent.into());
             }
             let (revision, pending) = (info.stream_sequence, info.pending);
             let key = message.subject.strip_prefix(&*prefix).map(str::to_owned);

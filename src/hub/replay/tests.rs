@@ -123,6 +123,33 @@ fn a_client_that_missed_nothing_gets_nothing() {
     assert!(replay.frames.is_empty() && replay.gap.is_none() && replay.resumed);
 }
 
+/// Between looking and activating, the memory moves on.
+#[test]
+fn a_memory_that_has_let_go_of_what_was_there_is_outrun() {
+    let mut history = history(3);
+    (1..=6).for_each(|position| say(&mut history, position, 5));
+    let comeback = |after: u64, to: Option<u64>| Comeback {
+        backlog: to.map(|to| Backlog {
+            search: Search::new(own(&user(1), &[chat(5)])),
+            from: id(after),
+            to,
+            gap: None,
+        }),
+        lasting: true,
+        ..Resume::After(id(after)).into()
+    };
+    // It begins behind position 3.
+    assert!(!comeback(3, None).is_outrun(&history));
+    assert!(comeback(2, None).is_outrun(&history));
+    assert!(!comeback(1, Some(3)).is_outrun(&history));
+    assert!(comeback(1, Some(2)).is_outrun(&history));
+    // Who could not be helped, or is of another log, is not kept waiting.
+    assert!(!Comeback::from(Resume::After(id(2))).is_outrun(&history));
+    assert!(!Comeback::from(Resume::Fresh).is_outrun(&history));
+    history.restart(EventId::origin(Epoch(8)));
+    assert!(!comeback(2, None).is_outrun(&history));
+}
+
 #[test]
 fn what_comes_after_the_head_is_left_to_the_live_stream() {
     let mut history = history(10);
@@ -337,6 +364,7 @@ proptest! {
             resume: Resume::After(id(after)),
             backlog: Some(Backlog { search, from: id(after), to, gap: None }),
             log_end: None,
+            lasting: true,
         };
         let replay = super::plan(&history, own(&user(1), &now), comeback, id(head), super::tests::now());
         prop_assert_eq!(positions(&replay), missed(after).collect::<Vec<_>>());

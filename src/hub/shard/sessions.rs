@@ -2,6 +2,7 @@
 //! clients, their joins and their leaves.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rand::Rng as _;
@@ -11,7 +12,7 @@ use crate::event::{Channel, ChatId, Frame, MembershipChange, Resource, Timestamp
 use crate::hub::listening::Passed;
 use crate::hub::notice::{self, Confirmation, End};
 use crate::hub::registry::SessionKey;
-use crate::hub::replay::{self, Comeback};
+use crate::hub::replay::{self, Comeback, Replay};
 use crate::hub::schedule::Due;
 use crate::hub::scope::{Interest, Scope};
 use crate::hub::sentence::Sentence;
@@ -48,18 +49,25 @@ impl Shard {
 
     /// Makes a registered session live: it listens on its channels, `chats` among them, from the
     /// current position on, and the confirmation is the first thing in its outbox. Gives back the chats
-    /// it listens on.
+    /// it listens on; or, where the history has let go of what was found to be there, those given, and the
+    /// session waits on.
     pub(in crate::hub) fn activate(
         &mut self,
         key: SessionKey,
         chats: Vec<ChatId>,
         comeback: Comeback,
         now: Instant,
-    ) -> Vec<ChatId> {
+    ) -> Result<Vec<ChatId>, Vec<ChatId>> {
+        // Until the replay is planned, the history stays what it is.
+        let history = Arc::clone(&self.history);
+        let history = history.read();
+        if comeback.is_outrun(&history) {
+            return Err(chats);
+        }
         let (timing, unlogged) = (self.timing, self.unlogged);
         let user = self.registry.user_of(key).cloned();
         let (Some(user), Some(session)) = (user, self.registry.get_mut(key)) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
         let changes = match std::mem::replace(&mut session.phase, Phase::Live) {
             Phase::Pending(changes) => changes,
@@ -86,24 +94,25 @@ impl Shard {
         self.registry.join_all(key, channels.iter());
         let interest = scope.interest(&user, chats.clone());
         let channels = matches!(scope, Scope::Named(_)).then_some(&channels[..]);
-        self.confirm(key, interest, channels, comeback, now);
-        chats
+        let head = self.head;
+        let replay = replay::plan(&history, interest.clone(), comeback, head, Timestamp::now());
+        drop(history);
+        self.confirm(key, &interest, channels, replay, now);
+        Ok(chats)
     }
 
     /// Puts at the head of the outbox: the confirmation, what can't be replayed, what can.
     fn confirm(
         &mut self,
         key: SessionKey,
-        interest: Interest,
+        interest: &Interest,
         channels: Option<&[Channel]>,
-        comeback: Comeback,
+        replay: Replay,
         now: Instant,
     ) {
         let retry = Frame::retry(self.retry_ms());
         let (ping_interval, head) = (self.settings.ping_interval, self.head);
         let moment = Timestamp::now();
-        let (user, chats) = (interest.user.clone(), interest.chats.clone());
-        let replay = replay::plan(&self.history.read(), interest, comeback, head, moment);
         self.metrics.resumed(&replay);
         let Some(session) = self.registry.get_mut(key) else {
             return;
@@ -111,8 +120,8 @@ impl Shard {
         let replayed = replay.frames.len() as u64;
         let confirmation = notice::confirmation(
             &Confirmation {
-                user: &user,
-                chats: &chats,
+                user: &interest.user,
+                chats: &interest.chats,
                 channels,
                 connection_id: &session.connection_id.simple().to_string(),
                 recovered: replay.resumed && replay.gap.is_none(),

@@ -42,6 +42,11 @@ pub(super) struct World {
     end: u64,
     /// Numbers that the log may not have, because nats-server was killed.
     pub(super) at_risk: BTreeSet<u64>,
+    /// Since when nats-server is down, and the longest time that it was.
+    down_since: Option<Instant>,
+    pub(super) longest_outage: Duration,
+    /// Why instances could not read from the log what clients had missed.
+    pub(super) unread: Vec<String>,
     /// How often what happened, and how long it took in all.
     pub(super) steps: BTreeMap<&'static str, (usize, Duration)>,
 }
@@ -60,7 +65,9 @@ impl World {
             .set("stream.outbox_events", 64)
             .set("stream.outbox_bytes", "64 KiB")
             .set("stream.write_timeout", "3s")
-            .set("history.max_events", 150);
+            .set("history.max_events", 150)
+            // A burst is more than waits for the server: the rest is dropped, and read from the log.
+            .set("nats.pending_limit", 100);
         let mut members = BTreeSet::new();
         for chat in CHATS {
             let mut users: Vec<i64> = USERS.collect();
@@ -82,6 +89,9 @@ impl World {
             number: 0,
             end: 0,
             at_risk: BTreeSet::new(),
+            down_since: None,
+            unread: Vec::new(),
+            longest_outage: Duration::ZERO,
             steps: BTreeMap::new(),
         };
         world.shared.instances.lock().unwrap().resize(2, None);
@@ -279,6 +289,7 @@ impl World {
     fn kill_instance(&mut self) -> &'static str {
         let index = self.random.random_range(0..2);
         self.shared.instances.lock().unwrap()[index] = None;
+        self.note_unread(index);
         match self.instances[index].take() {
             Some(_) => "killed an instance",
             None => "found no instance to kill",
@@ -288,6 +299,7 @@ impl World {
     async fn terminate_instance(&mut self) -> &'static str {
         let index = self.random.random_range(0..2);
         self.shared.instances.lock().unwrap()[index] = None;
+        self.note_unread(index);
         match self.instances[index].take() {
             Some(server) => {
                 server.stop().await;
@@ -295,6 +307,17 @@ impl World {
             }
             None => "found no instance to stop",
         }
+    }
+
+    /// Before an instance is gone.
+    fn note_unread(&mut self, index: usize) {
+        let Some(server) = &self.instances[index] else {
+            return;
+        };
+        let lines = server.log().into_iter();
+        let unread = lines.filter(|line| line.message().contains("past could not be read"));
+        self.unread
+            .extend(unread.map(|line| line.text("error").to_owned()));
     }
 
     async fn start_stopped_instance(&mut self) -> &'static str {
@@ -324,6 +347,7 @@ impl World {
             self.at_risk.insert(self.number);
         }
         self.nats.kill();
+        self.down_since = Some(Instant::now());
         self.backend = None;
         "killed NATS"
     }
@@ -335,6 +359,11 @@ impl World {
         self.nats.start_again().await;
         self.backend = Some(self.nats.backend().await);
         self.end = eventually("the log to answer", || self.log_end()).await;
+        let outage = self
+            .down_since
+            .take()
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        self.longest_outage = self.longest_outage.max(outage);
         "started NATS"
     }
 
@@ -361,6 +390,9 @@ impl World {
         let mut seen = Vec::new();
         while let Some(client) = within("the clients to see the end", clients.join_next()).await {
             seen.push(client.unwrap());
+        }
+        for index in 0..self.instances.len() {
+            self.note_unread(index);
         }
         seen
     }

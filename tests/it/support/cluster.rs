@@ -78,6 +78,14 @@ impl Cluster {
         self.nodes[node].process = None;
     }
 
+    /// Asks a node to stop, and waits until it has.
+    pub(crate) async fn stop(&mut self, node: usize) {
+        let process = self.nodes[node].process.take();
+        let process = process.expect("a node that runs");
+        process.signal("TERM");
+        process.exited().await;
+    }
+
     /// Sends a signal to a node.
     pub(crate) fn signal(&self, node: usize, signal: &str) {
         self.process(node).signal(signal);

@@ -66,6 +66,16 @@ impl Server {
         .await
     }
 
+    /// The same, for a reason.
+    pub(crate) async fn not_ready_because(&self, reason: &str) -> String {
+        let what = format!("/ready to answer 503 because of {reason}");
+        eventually(&what, || async {
+            let says = self.not_ready().await;
+            says.contains(reason).then_some(says)
+        })
+        .await
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }

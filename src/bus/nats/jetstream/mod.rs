@@ -10,12 +10,14 @@ mod cursor;
 mod follower;
 mod metrics;
 mod pairing;
+mod patience;
 mod reader;
 mod stream;
 mod task;
 
 pub use config::{JetStreamConfig, LogKind, Storage};
 pub use metrics::LogMetrics;
+pub(in crate::bus) use patience::{PATIENCE, Unanswered, timely};
 pub(super) use reader::message_id;
 pub use reader::{Batch, LogReader, Logged};
 pub use stream::{Extent, LogError};

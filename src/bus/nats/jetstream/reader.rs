@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryFutureExt as _};
 use tokio::sync::Mutex;
 
+use super::patience::{PATIENCE, Unanswered, timely};
 use super::stream::{Extent, LogError, LogStream};
 use crate::bus::nats::trace_of;
 use crate::event::{Epoch, EventId, Timestamp, TraceContext};
@@ -20,9 +21,6 @@ const BATCH: u64 = 4_096;
 
 /// The most bytes that are read at once, unless a single message is larger.
 const BATCH_BYTES: usize = 32 << 20;
-
-/// How long a range may take, from one message to the next.
-const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long a consumer outlives a reader that could not delete it.
 const LINGER: Duration = Duration::from_secs(10);
@@ -239,12 +237,9 @@ pub(in crate::bus::nats) fn message_id(message: &async_nats::Message) -> Option<
     Some(id.as_str().to_owned())
 }
 
-async fn timely<T, E: std::fmt::Display>(
-    answer: impl Future<Output = Result<T, E>>,
-) -> Result<T, LogError> {
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(answer) => answer.map_err(|error| LogError::Unavailable(error.to_string())),
-        Err(_) => Err(silent()),
+impl From<Unanswered> for LogError {
+    fn from(why: Unanswered) -> Self {
+        Self::Unavailable(why.to_string())
     }
 }
 
