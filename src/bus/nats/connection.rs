@@ -153,6 +153,7 @@ impl Connection {
         match event {
             Event::Connected => {
                 self.was_connected = true;
+                self.metrics.connected.set(1);
                 // A client that may not publish gets no answer, so that it is not waited for long.
                 self.confirm_by = Some(Instant::now() + CONFIRMATION);
                 let probe = self
@@ -166,6 +167,7 @@ impl Connection {
             Event::Disconnected => {
                 self.confirm_by = None;
                 self.metrics.disconnects.inc();
+                self.metrics.connected.set(0);
                 warn!("disconnected from NATS");
                 Some(Change::Disconnected)
             }
@@ -179,7 +181,10 @@ impl Connection {
                 info!("the NATS connection is draining");
                 None
             }
-            Event::Closed => Some(Change::Closed),
+            Event::Closed => {
+                self.metrics.connected.set(0);
+                Some(Change::Closed)
+            }
             Event::ServerError(error) => self.server_error(&error.to_string()),
             Event::ClientError(error) => {
                 warn!(error = error.to_string(), "NATS client error");
