@@ -146,7 +146,7 @@ impl Application {
         let health = Health::new(
             engine.peers.instance().to_owned(),
             engine.bus.clone(),
-            engine.database.clone(),
+            (engine.database.clone(), engine.membership.clone()),
             engine.hub.clone(),
             verifier.clone(),
         );

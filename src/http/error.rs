@@ -26,6 +26,7 @@ use crate::database::DatabaseError;
 use crate::event::decode::Rejection;
 use crate::hub::admission::Refusal;
 use crate::limits::Limit;
+use crate::membership;
 use crate::messages::MessageError;
 use crate::revocation::RevokeError;
 
@@ -54,8 +55,11 @@ pub enum ApiError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The database can't say what it is asked.
-    #[error("the database is not available")]
+    #[error("{}", .0.fault())]
     Database(#[from] DatabaseError),
+    /// The database can't say which chats a user is in.
+    #[error("the user's chats could not be looked up: {}", membership::problem(.0.fault()))]
+    Chats(#[source] DatabaseError),
     /// The database can't say who is in a chat.
     #[error("the database does not say who is in the chat, which takes database.members_query")]
     Members(#[source] DatabaseError),
@@ -243,9 +247,10 @@ impl From<RevokeError> for ApiError {
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Token(TokenError::KeysUnavailable(_)) | Self::Database(_) | Self::Members(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Token(TokenError::KeysUnavailable(_))
+            | Self::Database(_)
+            | Self::Chats(_)
+            | Self::Members(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Token(_) | Self::Scrape => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Refused(

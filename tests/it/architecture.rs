@@ -35,7 +35,7 @@ const ALLOWED: [(&str, &[&str]); 41] = [
         ],
     ),
     ("auth", &["credential", "event", "secret", "units"]),
-    ("database", &["event", "secret", "units"]),
+    ("database", &["causes", "event", "secret", "units"]),
     ("membership", &["database", "event", "histogram", "units"]),
     ("messages", &["database", "event"]),
     ("source", &["bus", "causes", "database", "event", "units"]),

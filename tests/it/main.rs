@@ -39,6 +39,7 @@ mod log_faults;
 mod log_resume;
 mod logs;
 mod membership;
+mod membership_query;
 mod messages;
 mod metrics;
 mod migrate;

@@ -161,6 +161,11 @@ pub(super) async fn health(target: &Target) -> Finding {
     };
     let json = answer.json().unwrap_or_default();
     let version = json["version"].as_str().unwrap_or("?");
+    let problems = || {
+        let problems = json["problems"].as_array().into_iter().flatten();
+        let problems: Vec<&str> = problems.filter_map(|p| p.as_str()).collect();
+        problems.join("; ")
+    };
     match (answer.status, json["status"].as_str()) {
         (200, Some("ok")) => {
             let up = Duration::from_secs(json["uptime_secs"].as_u64().unwrap_or(0));
@@ -170,17 +175,14 @@ pub(super) async fn health(target: &Target) -> Finding {
                 humantime::format_duration(up)
             ))
         }
-        (_, Some("unhealthy")) => {
-            let problems = json["problems"].as_array().into_iter().flatten();
-            let problems: Vec<&str> = problems.filter_map(|p| p.as_str()).collect();
-            check.problem(
-                format!(
-                    "notify-server {version} is not ready: {}",
-                    problems.join("; ")
-                ),
-                "the server's log says more",
-            )
-        }
+        (200, Some("degraded")) => check.problem(
+            format!("notify-server {version} is degraded: {}", problems()),
+            "the server's log has the database's own words",
+        ),
+        (_, Some("unhealthy")) => check.problem(
+            format!("notify-server {version} is not ready: {}", problems()),
+            "the server's log says more",
+        ),
         (401 | 403 | 404, _) => check.warning(
             format!("/health is not served here ({})", answer.status),
             "nothing to do if that is meant: instances can be asked behind the proxy",
