@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::auth::development::{Signer, SignerError};
-use crate::auth::{KeyConfig, KeyError, Verifier};
+use crate::auth::{KeyConfig, KeyError, Revocations, Verifier};
 use crate::authorize::Authorizer;
 use crate::bounds::Bounds;
 use crate::bus::LogError;
@@ -137,7 +137,9 @@ impl Application {
         tasks.spawn("the memory task", metrics.memory.clone().run());
         tasks.spawn("the key task", keys.run());
         let revoker = renewal::revoke(&verifier, &engine, &mut tasks);
-        tasks.first_words(&engine.hub).await?;
+        tasks
+            .first_words(&engine.hub, verifier.revocations())
+            .await?;
         let token = config.metrics.token().map_err(BuildError::MetricsToken)?;
         let (bus, database) = (engine.bus.clone(), engine.database.clone());
         let registry = metrics.registry(bus, database, verifier.revocations());
@@ -375,11 +377,12 @@ impl Tasks {
     }
 
     /// Waits a moment for the log, so that what makes it impossible stops the start, with the reason,
-    /// before anyone can connect. A NATS server that is not there yet is waited for while the server
-    /// runs.
-    async fn first_words(&mut self, hub: &Hub) -> Result<(), RunError> {
+    /// before anyone can connect, and for what is revoked, so that nobody is turned away for not knowing it.
+    /// A NATS server that is not there yet is waited for while the server runs.
+    async fn first_words(&mut self, hub: &Hub, revocations: &Revocations) -> Result<(), RunError> {
+        let known = async { tokio::join!(hub.settled(), revocations.known()) };
         tokio::select! {
-            () = hub.settled() => Ok(()),
+            _ = known => Ok(()),
             Some(Ok(error)) = self.0.join_next() => Err(error),
             () = tokio::time::sleep(FIRST_WORDS) => Ok(()),
         }

@@ -247,10 +247,10 @@ impl From<RevokeError> for ApiError {
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Token(TokenError::KeysUnavailable(_))
-            | Self::Database(_)
-            | Self::Chats(_)
-            | Self::Members(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Token(error) if error.is_ours() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Database(_) | Self::Chats(_) | Self::Members(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Token(_) | Self::Scrape => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Refused(

@@ -193,11 +193,8 @@ impl Health {
 
     fn auth(&self) -> Component {
         let verifier = &self.0.verifier;
-        match verifier.problem() {
+        match verifier.problem().or(verifier.revocations().problem()) {
             Some(problem) => Component::down(problem),
-            None if !verifier.revocations().is_complete() => {
-                Component::down("which tokens are revoked is not known yet")
-            }
             None => Component::up("keys are loaded"),
         }
     }
