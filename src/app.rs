@@ -321,6 +321,7 @@ fn parts(
         explainer: engine.explainer(),
         rejections: engine.rejections.clone(),
         proxies: bounds.proxies.clone(),
+        bad_tokens: bounds.bad_tokens.clone(),
         rate: bounds.rate.clone(),
         revoker,
         reloads,

@@ -45,6 +45,15 @@ pub enum ApiError {
     /// The token is missing or refused.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The token is refused, as were many others from the same address.
+    #[error("too many bad tokens come from this address, and this is one more: {error}")]
+    BadTokens {
+        /// Why this one is refused.
+        #[source]
+        error: TokenError,
+        /// When one is answered for itself again.
+        wait: Duration,
+    },
     /// The token that metrics are read with is missing or wrong.
     #[error("the metrics take the configured token as `Authorization: Bearer`")]
     Scrape,
@@ -204,6 +213,7 @@ impl ApiError {
                 Refusal::Stopping => return None,
             },
             Self::TooMany { .. } => Limit::PublishRate,
+            Self::BadTokens { .. } => Limit::BadTokens,
             Self::Channels(_) => Limit::Channels,
             Self::Crowded => Limit::Requests,
             Self::LongUri(_) => Limit::Uri,
@@ -221,6 +231,7 @@ impl ApiError {
         let spread = || rand::rng().random_range(0..=SPREAD_SECS);
         match self {
             Self::TooMany { wait } => seconds(*wait).max(1),
+            Self::BadTokens { wait, .. } => seconds(*wait).max(1) + spread(),
             Self::Refused(Refusal::TooFast(wait) | Refusal::AddressTooFast(wait)) => {
                 seconds(*wait).max(1) + spread()
             }
@@ -256,7 +267,8 @@ impl ResponseError for ApiError {
             Self::Refused(
                 Refusal::UserFull(_) | Refusal::AddressFull(_) | Refusal::AddressTooFast(_),
             )
-            | Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            | Self::TooMany { .. }
+            | Self::BadTokens { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused(_) | Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::LongUri(_) => StatusCode::URI_TOO_LONG,
             Self::LongHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -108,6 +108,7 @@ const ALLOWED: [(&str, &[&str]); 41] = [
             "membership",
             "memory",
             "messages",
+            "pace",
             "peers",
             "presence",
             "rejections",
