@@ -32,7 +32,7 @@ use crate::listener::Listener;
 use crate::members::Members;
 use crate::messages::Messages;
 use crate::metrics::Metrics;
-use crate::peers::{Peers, instance_name};
+use crate::peers::{self, Peers};
 use crate::presence::Presence;
 use crate::reload::Origin;
 use crate::revocation::Revoker;
@@ -119,18 +119,21 @@ pub enum RunError {
 }
 
 impl Application {
-    /// Builds everything and begins to listen. Where the configuration came from, it is read again when that
-    /// changes.
+    /// Builds everything and begins to listen, as the instance of this name, which no other has. Where the
+    /// configuration came from, it is read again when that changes.
     ///
     /// # Errors
     /// Says what could not be built.
-    pub async fn build(reading: Reading, origin: Origin) -> Result<Self, BuildError> {
+    pub async fn build(
+        reading: Reading,
+        origin: Origin,
+        instance: String,
+    ) -> Result<Self, BuildError> {
         let files = serving::raise_file_limit();
         let mut config = reading.config.clone();
         let (signer, development_key) = development_signer(&mut config)?;
         let (verifier, keys) = Verifier::new(&config.auth)?;
         let metrics = Metrics::default();
-        let instance = instance_name(&machine_name());
         let mut tasks = Tasks::default();
         let engine = Engine::build(&config, &metrics, instance, &verifier, &mut tasks).await?;
         let bounds = Bounds::new(&config.server, &metrics, &engine.hub, files);
@@ -333,6 +336,12 @@ fn parts(
         },
         development,
     })
+}
+
+/// A name for an instance on this machine that no other instance has.
+#[must_use]
+pub fn instance_name() -> String {
+    peers::instance_name(&machine_name())
 }
 
 /// This machine's name; empty where it can't be found out.

@@ -42,6 +42,10 @@ async fn a_server_starts_without_nats_and_is_ready_when_it_comes() {
     let says = server.not_ready().await;
     assert!(says.contains("NATS"), "in words what is missing: {says}");
     assert_eq!(server.get("/live").await.status, 200);
+    let line = server
+        .log_line(|line| line.message() == "NATS client error")
+        .await;
+    assert_eq!(line.text("servers"), nats.url());
     nats.start_again().await;
     server.ready().await;
     let mut stream = server.connect(1).await;
@@ -92,6 +96,22 @@ async fn nats_can_be_required_at_start() {
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     let address = nats.url().replace("nats://", "");
     assert!(outcome.stderr.contains(&address), "{}", outcome.stderr);
+}
+
+#[tokio::test]
+async fn publishing_says_which_nats_is_not_there() {
+    let nats = Nats::not_started();
+    let secret = nats.url().replace("nats://", "nats://backend:hush-hush@");
+    let settings = Settings::new().set("nats.url", secret);
+    let arguments = ["publish", "fechatter.realtime.chat.1", "{}"];
+    let outcome = settings.run(&arguments).await;
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let address = nats.url().replace("nats://", "nats://********@");
+    let says = format!("NATS is not reachable at {address}");
+    assert!(outcome.stderr.contains(&says), "{outcome:?}");
+    for wrong in ["required_at_start", "hush-hush"] {
+        assert!(!outcome.stderr.contains(wrong), "{outcome:?}");
+    }
 }
 
 #[tokio::test]

@@ -58,6 +58,8 @@ pub(super) struct Connection {
     /// taken the subscriptions that were sent before.
     probe: Subscriber,
     probe_subject: Subject,
+    /// The configured servers, for the log.
+    servers: String,
     /// Where the instances talk; who may not is alone, and no worse.
     peers: String,
     /// Where they are found, and whether it was said that this one is not, or may not answer.
@@ -106,6 +108,7 @@ impl Connection {
             events,
             probe,
             probe_subject,
+            servers: connect::servers(config),
             peers: format!("{}.", config.peers),
             service: match config.service.as_str() {
                 "" => DIRECTORY.to_owned(),
@@ -160,7 +163,8 @@ impl Connection {
                     .client
                     .publish(self.probe_subject.clone(), Bytes::new());
                 if let Err(error) = probe.await {
-                    warn!(error = error.to_string(), "NATS client error");
+                    let (error, servers) = (error.to_string(), &self.servers);
+                    warn!(error, servers, "NATS client error");
                 }
                 Some(Change::Connected)
             }
@@ -168,7 +172,7 @@ impl Connection {
                 self.confirm_by = None;
                 self.metrics.disconnects.inc();
                 self.metrics.connected.set(0);
-                warn!("disconnected from NATS");
+                warn!(servers = self.servers, "disconnected from NATS");
                 Some(Change::Disconnected)
             }
             // Counted where they are reported.
@@ -187,7 +191,8 @@ impl Connection {
             }
             Event::ServerError(error) => self.server_error(&error.to_string()),
             Event::ClientError(error) => {
-                warn!(error = error.to_string(), "NATS client error");
+                let servers = &self.servers;
+                warn!(error = error.to_string(), servers, "NATS client error");
                 (!self.was_connected).then(|| Change::Unreachable(error.to_string()))
             }
         }

@@ -64,7 +64,12 @@ async fn resolve(target: &Target) -> Result<String, Finding> {
 
 fn unreachable(target: &Target, addresses: &str, why: &str) -> Finding {
     let lower = why.to_ascii_lowercase();
-    let advice = if lower.contains("certificate") {
+    let advice = if lower.contains("causedasendentity") {
+        "what is shown is the certificate of an authority, which no client takes for a server: have the \
+         authority issue one for this name (basicConstraints CA:FALSE, the name in subjectAltName), and give \
+         the authority's own to clients, and here by --ca-file. `openssl req -x509` makes an authority unless \
+         it is told -addext basicConstraints=critical,CA:FALSE"
+    } else if lower.contains("certificate") {
         "the certificate is not one that browsers accept for this name: renew it, complete its chain, \
          or, where the authority is your own, name it with --ca-file"
     } else if lower.contains("refused") {
