@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::auth::development::{Signer, SignerError};
-use crate::auth::{KeyConfig, KeyError, Verifier};
+use crate::auth::{KeyConfig, KeyError, Revocations, Verifier};
 use crate::authorize::Authorizer;
 use crate::bounds::Bounds;
 use crate::bus::LogError;
@@ -32,7 +32,7 @@ use crate::listener::Listener;
 use crate::members::Members;
 use crate::messages::Messages;
 use crate::metrics::Metrics;
-use crate::peers::{Peers, instance_name};
+use crate::peers::{self, Peers};
 use crate::presence::Presence;
 use crate::reload::Origin;
 use crate::revocation::Revoker;
@@ -119,25 +119,30 @@ pub enum RunError {
 }
 
 impl Application {
-    /// Builds everything and begins to listen. Where the configuration came from, it is read again when that
-    /// changes.
+    /// Builds everything and begins to listen, as the instance of this name, which no other has. Where the
+    /// configuration came from, it is read again when that changes.
     ///
     /// # Errors
     /// Says what could not be built.
-    pub async fn build(reading: Reading, origin: Origin) -> Result<Self, BuildError> {
+    pub async fn build(
+        reading: Reading,
+        origin: Origin,
+        instance: String,
+    ) -> Result<Self, BuildError> {
         let files = serving::raise_file_limit();
         let mut config = reading.config.clone();
         let (signer, development_key) = development_signer(&mut config)?;
         let (verifier, keys) = Verifier::new(&config.auth)?;
         let metrics = Metrics::default();
-        let instance = instance_name(&machine_name());
         let mut tasks = Tasks::default();
         let engine = Engine::build(&config, &metrics, instance, &verifier, &mut tasks).await?;
         let bounds = Bounds::new(&config.server, &metrics, &engine.hub, files);
         tasks.spawn("the memory task", metrics.memory.clone().run());
         tasks.spawn("the key task", keys.run());
         let revoker = renewal::revoke(&verifier, &engine, &mut tasks);
-        tasks.first_words(&engine.hub).await?;
+        tasks
+            .first_words(&engine.hub, verifier.revocations())
+            .await?;
         let token = config.metrics.token().map_err(BuildError::MetricsToken)?;
         let (bus, database) = (engine.bus.clone(), engine.database.clone());
         let registry = metrics.registry(bus, database, verifier.revocations());
@@ -146,7 +151,7 @@ impl Application {
         let health = Health::new(
             engine.peers.instance().to_owned(),
             engine.bus.clone(),
-            engine.database.clone(),
+            (engine.database.clone(), engine.membership.clone()),
             engine.hub.clone(),
             verifier.clone(),
         );
@@ -319,6 +324,7 @@ fn parts(
         explainer: engine.explainer(),
         rejections: engine.rejections.clone(),
         proxies: bounds.proxies.clone(),
+        bad_tokens: bounds.bad_tokens.clone(),
         rate: bounds.rate.clone(),
         revoker,
         reloads,
@@ -330,6 +336,12 @@ fn parts(
         },
         development,
     })
+}
+
+/// A name for an instance on this machine that no other instance has.
+#[must_use]
+pub fn instance_name() -> String {
+    peers::instance_name(&machine_name())
 }
 
 /// This machine's name; empty where it can't be found out.
@@ -375,11 +387,12 @@ impl Tasks {
     }
 
     /// Waits a moment for the log, so that what makes it impossible stops the start, with the reason,
-    /// before anyone can connect. A NATS server that is not there yet is waited for while the server
-    /// runs.
-    async fn first_words(&mut self, hub: &Hub) -> Result<(), RunError> {
+    /// before anyone can connect, and for what is revoked, so that nobody is turned away for not knowing it.
+    /// A NATS server that is not there yet is waited for while the server runs.
+    async fn first_words(&mut self, hub: &Hub, revocations: &Revocations) -> Result<(), RunError> {
+        let known = async { tokio::join!(hub.settled(), revocations.known()) };
         tokio::select! {
-            () = hub.settled() => Ok(()),
+            _ = known => Ok(()),
             Some(Ok(error)) = self.0.join_next() => Err(error),
             () = tokio::time::sleep(FIRST_WORDS) => Ok(()),
         }

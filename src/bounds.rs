@@ -2,7 +2,7 @@
 //! runs. New limits are for newcomers; no stream, request or socket that is there ends because of them.
 
 use crate::address::Proxies;
-use crate::http::{Gate, HeadLimits, PublishRate, ServerConfig};
+use crate::http::{BadTokens, Gate, HeadLimits, PublishRate, ServerConfig};
 use crate::hub::Hub;
 use crate::limits::Limits;
 use crate::listener::SocketLimit;
@@ -23,6 +23,8 @@ pub struct Bounds {
     pub rate: PublishRate,
     /// From where clients come.
     pub proxies: Proxies,
+    /// How many bad tokens an address may show.
+    pub bad_tokens: BadTokens,
     heads: HeadLimits,
     /// How many sockets each thread may have.
     pub sockets: SocketLimit,
@@ -42,6 +44,7 @@ impl Bounds {
             limits: metrics.limits.clone(),
             rate: PublishRate::new(server),
             proxies: Proxies::new(server.proxies().unwrap_or_default()),
+            bad_tokens: BadTokens::new(server),
             heads: HeadLimits::new(server),
             sockets: SocketLimit::new(sockets(server, files, threads)),
             threads,
@@ -66,6 +69,7 @@ impl Bounds {
         self.hub.set_quota(server.quota());
         self.memory.set_limit(server.memory_limit);
         self.rate.set(server);
+        self.bad_tokens.set(server);
         // A configuration that names no network where it should is not loaded.
         self.proxies.set(server.proxies().unwrap_or_default());
         self.heads.set(server);

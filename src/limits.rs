@@ -54,6 +54,8 @@ pub enum Limit {
     Http2,
     /// Sockets, of which those that wait the longest make room.
     Sockets,
+    /// Tokens that nobody has signed, from one address.
+    BadTokens,
 }
 
 /// Counts and logs. Cheap to clone.
@@ -82,7 +84,7 @@ struct Label {
 
 impl Limit {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Connections,
         Self::UserConnections,
         Self::AddressConnections,
@@ -101,6 +103,7 @@ impl Limit {
         Self::Requests,
         Self::Http2,
         Self::Sockets,
+        Self::BadTokens,
     ];
 
     /// Its name in metrics and logs.
@@ -125,6 +128,7 @@ impl Limit {
             Self::Requests => "requests",
             Self::Http2 => "http2",
             Self::Sockets => "sockets",
+            Self::BadTokens => "bad_tokens",
         }
     }
 }

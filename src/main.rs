@@ -4,14 +4,13 @@ mod cli;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use notify_server::config::ConfigError;
 
 /// The exit code for wrong arguments, which clap uses too, and wrong configuration.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    match cli::run(cli::Cli::parse()) {
+    match cli::run(cli::Cli::parsed()) {
         Ok(code) => code,
         Err(error) => match error.downcast_ref::<ConfigError>() {
             Some(problems) => {

@@ -5,15 +5,14 @@
 //! request leaves behind while it waits is a user id and a channel for the answer, so that a storm
 //! of clients does not fill the memory that their connections will live in.
 
+mod metrics;
+mod trial;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 use sqlx::postgres::{PgArguments, PgRow, PgStatement};
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteRow;
@@ -26,9 +25,11 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 use uuid::Uuid;
 
-use crate::database::{Database, DatabaseConfig, DatabaseError, Pool, is_broken_connection};
+pub use metrics::Metrics;
+
+use crate::database::{Database, DatabaseConfig, DatabaseError, Fault, Pool, is_broken_connection};
 use crate::event::{ChatId, Id, UserId};
-use crate::histogram::Histogram;
+use trial::{Refused, Trial};
 
 /// Look-ups that wait for a connection of the pool; more are refused at once. More would not be
 /// answered in time anyway.
@@ -50,52 +51,9 @@ pub struct Membership {
     lookups: mpsc::Sender<Lookup>,
     timeout: Duration,
     metrics: Metrics,
-}
-
-/// What is counted of look-ups.
-#[derive(Debug, Clone, Default)]
-pub struct Metrics {
-    lookups: Family<Outcome, Counter>,
-    latency: Histogram,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
-    outcome: &'static str,
-}
-
-impl Metrics {
-    /// Registers the counters under their public names.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "membership_lookups",
-            "Times that the chats of a user, or the members of a chat, were looked up, by outcome",
-            self.lookups.clone(),
-        );
-        registry.register(
-            "membership_lookup_seconds",
-            "How long looking memberships up took, the wait for a connection included",
-            self.latency.clone(),
-        );
-        for outcome in ["ok", "timeout", "busy", "failed"] {
-            self.outcome(outcome);
-        }
-    }
-
-    fn count(&self, result: &Result<Vec<Id>, DatabaseError>, took: Duration) {
-        let outcome = match result {
-            Ok(_) => "ok",
-            Err(DatabaseError::Timeout(_)) => "timeout",
-            Err(DatabaseError::Busy) => "busy",
-            Err(_) => "failed",
-        };
-        self.outcome(outcome).inc();
-        self.latency.observe(took);
-    }
-
-    fn outcome(&self, outcome: &'static str) -> Counter {
-        self.lookups.get_or_create_owned(&Outcome { outcome })
-    }
+    trial: Trial,
+    /// Whether there is a query for a user's chats.
+    has_chats: bool,
 }
 
 /// Performs the look-ups, for as long as a [`Membership`] lives.
@@ -104,6 +62,8 @@ pub struct MembershipTask {
     lookups: mpsc::Receiver<Lookup>,
     database: Database,
     queries: Queries,
+    trial: Trial,
+    refused: Refused,
 }
 
 /// `$1` is the id of a user, or of a chat.
@@ -130,7 +90,8 @@ enum Wanted {
 #[derive(Debug, Clone, Copy)]
 struct Question<'a> {
     query: &'a Arc<str>,
-    id: &'a Id,
+    /// `None` for nobody's, which equals nothing.
+    id: Option<&'a Id>,
     most: usize,
 }
 
@@ -147,9 +108,13 @@ impl Membership {
             lookups: sender,
             timeout: database.timeout(),
             metrics,
+            trial: Trial::default(),
+            has_chats: !config.membership_query.is_empty(),
         };
         let task = MembershipTask {
             lookups,
+            trial: membership.trial.clone(),
+            refused: membership.metrics.refused.clone(),
             database,
             queries: Queries {
                 chats: Arc::from(config.membership_query.as_str()),
@@ -159,13 +124,34 @@ impl Membership {
         (membership, task)
     }
 
-    /// The chats that `user` is in now.
+    /// The chats that `user` is in now; none where no query is configured.
     ///
     /// # Errors
     /// The database fails or gives no answer in time: the caller must not take that for "none".
     pub async fn chats_of(&self, user: &UserId) -> Result<Vec<ChatId>, DatabaseError> {
-        let ids = self.look_up(Wanted::ChatsOf(user.clone())).await?;
+        if !self.has_chats {
+            return Ok(Vec::new());
+        }
+        let found = self.look_up(Wanted::ChatsOf(user.clone())).await;
+        self.trial.saw(&found);
+        let ids = found?;
         Ok(ids.into_iter().map(ChatId::from).collect())
+    }
+
+    /// What is wrong with the query for a user's chats, whoever asks, and what to do; `None` where nothing is
+    /// known to be.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.trial.problem()
+    }
+
+    /// How that query does, in words.
+    #[must_use]
+    pub fn detail(&self) -> &'static str {
+        match self.has_chats {
+            true => self.trial.detail(),
+            false => "there are none: database.membership_query is empty",
+        }
     }
 
     /// The users that are in `chat` now.
@@ -207,6 +193,8 @@ impl MembershipTask {
             lookups,
             database,
             queries,
+            trial,
+            refused,
         } = self;
         let lookups = Mutex::new(lookups);
         // As many as there are connections, for good: a look-up is several KiB of state, and what is allocated for each
@@ -216,7 +204,10 @@ impl MembershipTask {
                 perform(&database, &queries, lookup).await;
             }
         });
-        join_all(workers).await;
+        tokio::select! {
+            _ = join_all(workers) => {}
+            () = trial.run(&refused, || look_up_nobody(&database, &queries.chats)) => {}
+        }
     }
 }
 
@@ -224,31 +215,65 @@ async fn next(lookups: &Mutex<mpsc::Receiver<Lookup>>) -> Option<Lookup> {
     lookups.lock().await.recv().await
 }
 
+/// Tries the configured query for a user's chats.
+///
+/// # Errors
+/// Why it does not work.
+pub async fn attempt(database: &Database, config: &DatabaseConfig) -> Result<(), DatabaseError> {
+    look_up_nobody(database, &Arc::from(config.membership_query.as_str())).await
+}
+
+async fn look_up_nobody(database: &Database, query: &Arc<str>) -> Result<(), DatabaseError> {
+    if query.is_empty() {
+        return Ok(());
+    }
+    let deadline = Instant::now() + database.timeout();
+    let question = Question {
+        query,
+        id: None,
+        most: MAX_CHATS,
+    };
+    answer(database, question, deadline).await.map(drop)
+}
+
+async fn answer(
+    database: &Database,
+    question: Question<'_>,
+    deadline: Instant,
+) -> Result<Vec<Id>, DatabaseError> {
+    let result = timeout_at(deadline, ids(database, question, deadline)).await;
+    result.unwrap_or_else(|_| Err(DatabaseError::Timeout(database.timeout())))
+}
+
+/// What is wrong with looking up a user's chats, and what would be right, without the database's own words.
+#[must_use]
+pub fn problem(fault: Fault) -> String {
+    trial::problem(fault)
+}
+
 async fn perform(database: &Database, queries: &Queries, lookup: Lookup) {
     let Lookup {
         wanted,
         deadline,
-        answer,
+        answer: waiting,
     } = lookup;
-    if answer.is_closed() {
+    if waiting.is_closed() {
         return;
     }
     let question = match &wanted {
         Wanted::ChatsOf(user) => Question {
             query: &queries.chats,
-            id: user.id(),
+            id: Some(user.id()),
             most: MAX_CHATS,
         },
         Wanted::MembersOf(chat) => Question {
             query: &queries.members,
-            id: chat.id(),
+            id: Some(chat.id()),
             most: MAX_MEMBERS,
         },
     };
-    let result = timeout_at(deadline, ids(database, question, deadline)).await;
-    let result = result.unwrap_or_else(|_| Err(DatabaseError::Timeout(database.timeout())));
     // A client that has gone needs no answer.
-    let _ = answer.send(result);
+    let _ = waiting.send(answer(database, question, deadline).await);
 }
 
 async fn ids(
@@ -306,6 +331,9 @@ async fn ask_postgres(
     // it compares the parameter with, so that an id is sent as what the column is.
     let sql = AssertSqlSafe(Arc::clone(question.query)).into_sql_str();
     let statement = connection.prepare(sql).await?;
+    // Also where there are no rows, of which the first could tell.
+    let kind = statement.columns().first();
+    readable(kind.map_or("nothing", |column| column.type_info().name()))?;
     let query = bind(&statement, question.id)?;
     let rows = query.fetch(connection).take(question.most + 1);
     let rows: Vec<PgRow> = rows.try_collect().await?;
@@ -325,24 +353,35 @@ fn bounded(rows: usize, most: usize) -> Result<(), DatabaseError> {
 /// type is NULL, which equals nothing.
 fn bind<'q>(
     statement: &'q PgStatement,
-    id: &Id,
+    id: Option<&Id>,
 ) -> Result<Query<'q, Postgres, PgArguments>, DatabaseError> {
     let query = statement.query();
     let Some(Either::Left([expected, ..])) = statement.parameters() else {
         return Ok(query);
     };
     let number = match id {
-        Id::Number(number) => Some(*number),
-        Id::Text(_) => None,
+        Some(Id::Number(number)) => Some(*number),
+        Some(Id::Text(_)) | None => None,
     };
+    let text = || id.map(ToString::to_string);
     Ok(match expected.name() {
         "INT8" => query.bind(number),
         "INT4" => query.bind(number.and_then(|number| i32::try_from(number).ok())),
         "INT2" => query.bind(number.and_then(|number| i16::try_from(number).ok())),
-        "UUID" => query.bind(Uuid::parse_str(&id.to_string()).ok()),
-        "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "citext" => query.bind(id.to_string()),
+        "UUID" => query.bind(text().and_then(|text| Uuid::parse_str(&text).ok())),
+        "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "citext" => query.bind(text()),
         other => return Err(DatabaseError::Parameter(other.to_owned())),
     })
+}
+
+/// Whether a column of this type can hold ids.
+fn readable(kind: &str) -> Result<(), DatabaseError> {
+    match kind {
+        "INT8" | "INT4" | "INT2" | "TEXT" | "VARCHAR" | "BPCHAR" | "NAME" | "citext" | "UUID" => {
+            Ok(())
+        }
+        other => Err(DatabaseError::Column(other.to_owned())),
+    }
 }
 
 fn postgres_id(row: &PgRow) -> Result<Option<Id>, DatabaseError> {
@@ -369,8 +408,9 @@ fn postgres_id(row: &PgRow) -> Result<Option<Id>, DatabaseError> {
 async fn sqlite(pool: &SqlitePool, question: Question<'_>) -> Result<Vec<Id>, DatabaseError> {
     let query = sqlx::query(AssertSqlSafe(Arc::clone(question.query)));
     let query = match question.id {
-        Id::Number(number) => query.bind(*number),
-        Id::Text(text) => query.bind(text.to_string()),
+        Some(Id::Number(number)) => query.bind(*number),
+        Some(Id::Text(text)) => query.bind(text.to_string()),
+        None => query.bind(None::<i64>),
     };
     let rows = query.fetch(pool).take(question.most + 1);
     let rows: Vec<SqliteRow> = rows.try_collect().await?;

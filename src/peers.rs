@@ -389,7 +389,7 @@ impl Peers {
             Request::Find(question) => {
                 let mut found = inner.hub.find(question).await;
                 self.name_keys(&mut found);
-                Some(Reply::Found(found))
+                Some(Reply::Found(if own { found } else { found.to_be_sent() }))
             }
             Request::Summary => Some(Reply::Summary(self.summary())),
             Request::Explain(sought) => {

@@ -30,6 +30,7 @@ async function health(found) {
   ];
   found.skewMs = await clockDifference();
   if (!answer.ok) return warn("health_unready", { problems: (said.problems ?? []).join("; ") || said.status }, { facts });
+  if (said.status === "degraded") return warn("health_degraded", { problems: (said.problems ?? []).join("; ") }, { facts });
   return ok("health_ok", { name: location.host, ms }, { facts });
 }
 

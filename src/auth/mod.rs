@@ -2,7 +2,7 @@
 //!
 //! The order of checks: size, form, then the key, chosen by `kid` and by the algorithm that the
 //! key was configured for, then the signature, only then what the token says, and last whether it
-//! was revoked.
+//! was revoked. Until that is known, no token is good.
 
 mod config;
 pub mod development;
@@ -199,8 +199,13 @@ impl Verifier {
         if !self.knows(credential) {
             return Err(TokenError::UnknownKey);
         }
-        if self.0.revocations.revokes(&identity.user, credential) {
+        let revocations = &self.0.revocations;
+        // Also while not all of them are known: this one is.
+        if revocations.revokes(&identity.user, credential) {
             return Err(TokenError::Revoked);
+        }
+        if !revocations.is_complete() {
+            return Err(TokenError::RevocationsUnknown);
         }
         Ok(())
     }

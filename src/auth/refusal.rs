@@ -58,11 +58,16 @@ pub enum TokenError {
     /// The keys could not be fetched yet.
     #[error("the keys to verify tokens with could not be fetched: {0}")]
     KeysUnavailable(String),
+    /// What is revoked could not be read yet.
+    #[error(
+        "which tokens are revoked is not known yet on this instance, so that it accepts none: try again"
+    )]
+    RevocationsUnknown,
 }
 
 impl TokenError {
     /// All labels that [`TokenError::cause`] can give.
-    pub const CAUSES: [&str; 17] = [
+    pub const CAUSES: [&str; 18] = [
         "missing",
         "too_large",
         "malformed",
@@ -80,6 +85,7 @@ impl TokenError {
         "ticket",
         "revoked",
         "keys_unavailable",
+        "revocations_unknown",
     ];
 
     /// A label from a closed list.
@@ -103,7 +109,30 @@ impl TokenError {
             Self::Ticket => "ticket",
             Self::Revoked => "revoked",
             Self::KeysUnavailable(_) => "keys_unavailable",
+            Self::RevocationsUnknown => "revocations_unknown",
         }
+    }
+
+    /// Whether anybody could have made what was shown, rather than that a key or an instance has vouched for it at
+    /// some time.
+    #[must_use]
+    pub fn is_anybodys(&self) -> bool {
+        matches!(
+            self,
+            Self::TooLarge(..)
+                | Self::Malformed(_)
+                | Self::Unsigned
+                | Self::Algorithm
+                | Self::UnknownKey
+                | Self::Signature
+                | Self::Ticket
+        )
+    }
+
+    /// Whether it is this instance that can't judge the token for the moment, rather than the token that is wrong.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::KeysUnavailable(_) | Self::RevocationsUnknown)
     }
 }
 

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use notify_server::config::Config;
-use notify_server::database::{Database, Part};
+use notify_server::database::{Database, DatabaseConfig, Part};
+use notify_server::membership;
 use notify_server::secret::SecretUrl;
 
 #[derive(Debug, Args)]
@@ -50,9 +51,41 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
             database.kind()
         );
     } else {
-        database.migrate(part).await?;
+        let migrated = database.migrate(part).await?;
         println!("{} at {url} is up to date", database.kind());
+        println!("applied now: {}", listed(&migrated.now));
+        println!("there before: {}", listed(&migrated.before));
+        println!("{}", chats(&database, &config.database).await);
+        println!(
+            "Tables of a chat backend's own were not touched: they are the backend's to make and to change"
+        );
     }
     database.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => "nothing".to_owned(),
+        names => names.join(", "),
+    }
+}
+
+/// Whether a server finds users' chats in this database.
+async fn chats(database: &Database, config: &DatabaseConfig) -> String {
+    if config.membership_query.is_empty() {
+        return "chats: none, since database.membership_query is empty".to_owned();
+    }
+    match membership::attempt(database, config).await {
+        Ok(()) => format!(
+            "chats: database.membership_query works here: {}",
+            config.membership_query
+        ),
+        Err(error) => format!(
+            "chats: database.membership_query does not work here, so that streams of a user's chats would be \
+             refused: {}; {}",
+            error.reason(),
+            membership::problem(error.fault())
+        ),
+    }
 }

@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use notify_server::auth::development::{Signer, SignerError};
 use notify_server::config::{Config, ConfigError, Overrides, Reading, read};
 use notify_server::telemetry::LogFormat;
@@ -86,6 +86,36 @@ enum Command {
     /// Examine a deployed server as a browser would use it, through whatever stands before it; exit
     /// code 1 if there is a problem
     Doctor(doctor::Arguments),
+}
+
+/// Commands that read no configuration, so that none of its options belongs into their help.
+const WITHOUT_CONFIGURATION: [&str; 1] = ["doctor"];
+
+impl Cli {
+    /// What the program was called with. Ends it where that is wrong, or asks for help.
+    pub(crate) fn parsed() -> Self {
+        let mut command = Self::command();
+        let options: Vec<_> = command
+            .get_arguments()
+            .map(|a| a.get_id().clone())
+            .collect();
+        // Options of every command reach the commands only now.
+        command.build();
+        for name in WITHOUT_CONFIGURATION {
+            command = command.mut_subcommand(name, |command| {
+                command.mut_args(|argument| {
+                    let hidden = options.contains(argument.get_id());
+                    if hidden {
+                        argument.hide(true)
+                    } else {
+                        argument
+                    }
+                })
+            });
+        }
+        let matches = command.get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// Runs the command that was given.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use notify_server::app::Application;
+use notify_server::app::{Application, instance_name};
 use notify_server::reload::{Origin, glance};
 use notify_server::telemetry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,7 +23,9 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let (_logging, levels) = telemetry::init(&config.logging)?;
     let development = config.is_development();
     let authenticated = config.auth.enabled;
+    let instance = instance_name();
     info!(
+        instance,
         version = env!("CARGO_PKG_VERSION"),
         development,
         nats = ?config.nats.url,
@@ -42,7 +44,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
         hangups: Some(hangups),
         levels,
     };
-    let application = Application::build(reading, origin).await?;
+    let application = Application::build(reading, origin, instance).await?;
     let address = application.address();
     info!(address = address.to_string(), "listening");
     if let Some(address) = application.metrics_address() {

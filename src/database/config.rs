@@ -16,7 +16,7 @@ pub struct DatabaseConfig {
     pub max_connections: u32,
     /// How long a query may take, the wait for a connection included.
     pub timeout: Period,
-    /// Which chats a user is in: `$1` is the user id, the first column the chat id.
+    /// Which chats a user is in: `$1` is the user id, the first column the chat id. Empty where there are no chats.
     pub membership_query: String,
     /// Which users are in a chat: `$1` is the chat id, the first column the user id. Needed to say who is
     /// online only.

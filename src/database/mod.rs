@@ -5,6 +5,7 @@
 
 mod config;
 mod demo;
+mod fault;
 mod schema;
 
 use std::future::Future;
@@ -19,7 +20,8 @@ use tokio::runtime::Handle;
 
 pub use config::DatabaseConfig;
 pub use demo::{DemoChat, DemoUser, demo_chats, demo_users, seed_demo};
-pub use schema::Part;
+pub use fault::Fault;
+pub use schema::{Migrated, Part};
 
 use crate::secret::SecretUrl;
 

@@ -26,6 +26,15 @@ pub enum Part {
     Outbox,
 }
 
+/// What [`Database::migrate`] has done. Migrations by number and name, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Migrated {
+    /// Those that were there before.
+    pub before: Vec<String>,
+    /// Those that were applied now.
+    pub now: Vec<String>,
+}
+
 /// The connection that a migration runs on.
 enum Session {
     Postgres(PoolConnection<Postgres>),
@@ -37,15 +46,28 @@ impl Database {
     ///
     /// # Errors
     /// The database failed, or holds tables of these names that these migrations did not make.
-    pub async fn migrate(&self, part: Part) -> Result<(), DatabaseError> {
+    pub async fn migrate(&self, part: Part) -> Result<Migrated, DatabaseError> {
         let mut session = self.session().await?;
         session.adopt(self.migrator(Part::Everything)).await?;
+        let applied = session.applied().await?;
         let migrator = self.migrator(part);
         match &mut session {
             Session::Postgres(connection) => migrator.run(&mut **connection).await?,
             Session::Sqlite(connection) => migrator.run(&mut **connection).await?,
         }
-        Ok(())
+        let mut migrated = Migrated::default();
+        for one in migrator
+            .iter()
+            .filter(|one| !one.migration_type.is_down_migration())
+        {
+            let name = format!("{} {}", one.version, one.description);
+            let was_there = applied.iter().any(|before| before.version == one.version);
+            match was_there {
+                true => migrated.before.push(name),
+                false => migrated.now.push(name),
+            }
+        }
+        Ok(migrated)
     }
 
     /// Drops what [`Database::migrate`] has made, with all that is in it.

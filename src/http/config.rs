@@ -33,6 +33,8 @@ pub struct ServerConfig {
     pub connection_rate: u32,
     /// New streams from one address in each second; 0 for no limit.
     pub connection_rate_per_address: u32,
+    /// Tokens that nobody has signed from one address, in each second, that are answered with 401; 0 for no limit.
+    pub bad_token_rate_per_address: u32,
     /// The networks of proxies that may say for whom they speak.
     #[serde(deserialize_with = "one_or_more")]
     pub trusted_proxies: Vec<String>,
@@ -146,6 +148,7 @@ impl Default for ServerConfig {
             max_connections_per_address: 0,
             connection_rate: 0,
             connection_rate_per_address: 0,
+            bad_token_rate_per_address: 50,
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::default(),
             ipv6_prefix: 64,

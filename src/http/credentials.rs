@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Instant;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
@@ -10,9 +11,12 @@ use actix_web::web::{Data, Query};
 use actix_web::{FromRequest, HttpRequest};
 use serde::Deserialize;
 
+use super::bad_tokens::BadTokens;
 use super::development::is_loopback;
 use super::error::ApiError;
+use super::gate::origin;
 use super::metrics::Metrics;
+use crate::address::Proxies;
 use crate::auth::{Identity, TokenError, Verifier};
 use crate::event::UserId;
 use crate::listener::ClientCertificate;
@@ -158,8 +162,25 @@ async fn authenticate(request: &HttpRequest, by_ticket: bool) -> Result<Identity
     };
     verified.map_err(|error| {
         metrics.refused(&error);
-        ApiError::Token(error)
+        refused(request, error)
     })
+}
+
+/// The answer to a token that is refused. What anybody could have made is counted by the address that it comes
+/// from; whose token has only expired, or was revoked, is told so at any rate, and gets another one.
+fn refused(request: &HttpRequest, error: TokenError) -> ApiError {
+    let counted = request
+        .app_data::<Data<Proxies>>()
+        .zip(request.app_data::<Data<BadTokens>>())
+        .filter(|_| error.is_anybodys());
+    let taken = counted.and_then(|(proxies, bad_tokens)| {
+        let address = origin(request, proxies)?.network?;
+        Some(bad_tokens.take(address, Instant::now()))
+    });
+    match taken {
+        Some(Err(wait)) => ApiError::BadTokens { error, wait },
+        Some(Ok(())) | None => ApiError::Token(error),
+    }
 }
 
 /// Whom a ticket is for, which any instance may have given. The token that it was given for has to be good still.

@@ -26,6 +26,7 @@ use crate::database::DatabaseError;
 use crate::event::decode::Rejection;
 use crate::hub::admission::Refusal;
 use crate::limits::Limit;
+use crate::membership;
 use crate::messages::MessageError;
 use crate::revocation::RevokeError;
 
@@ -44,6 +45,15 @@ pub enum ApiError {
     /// The token is missing or refused.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The token is refused, as were many others from the same address.
+    #[error("too many bad tokens come from this address, and this is one more: {error}")]
+    BadTokens {
+        /// Why this one is refused.
+        #[source]
+        error: TokenError,
+        /// When one is answered for itself again.
+        wait: Duration,
+    },
     /// The token that metrics are read with is missing or wrong.
     #[error("the metrics take the configured token as `Authorization: Bearer`")]
     Scrape,
@@ -54,8 +64,11 @@ pub enum ApiError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The database can't say what it is asked.
-    #[error("the database is not available")]
+    #[error("{}", .0.fault())]
     Database(#[from] DatabaseError),
+    /// The database can't say which chats a user is in.
+    #[error("the user's chats could not be looked up: {}", membership::problem(.0.fault()))]
+    Chats(#[source] DatabaseError),
     /// The database can't say who is in a chat.
     #[error("the database does not say who is in the chat, which takes database.members_query")]
     Members(#[source] DatabaseError),
@@ -200,6 +213,7 @@ impl ApiError {
                 Refusal::Stopping => return None,
             },
             Self::TooMany { .. } => Limit::PublishRate,
+            Self::BadTokens { .. } => Limit::BadTokens,
             Self::Channels(_) => Limit::Channels,
             Self::Crowded => Limit::Requests,
             Self::LongUri(_) => Limit::Uri,
@@ -217,6 +231,7 @@ impl ApiError {
         let spread = || rand::rng().random_range(0..=SPREAD_SECS);
         match self {
             Self::TooMany { wait } => seconds(*wait).max(1),
+            Self::BadTokens { wait, .. } => seconds(*wait).max(1) + spread(),
             Self::Refused(Refusal::TooFast(wait) | Refusal::AddressTooFast(wait)) => {
                 seconds(*wait).max(1) + spread()
             }
@@ -243,7 +258,8 @@ impl From<RevokeError> for ApiError {
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Token(TokenError::KeysUnavailable(_)) | Self::Database(_) | Self::Members(_) => {
+            Self::Token(error) if error.is_ours() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Database(_) | Self::Chats(_) | Self::Members(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Token(_) | Self::Scrape => StatusCode::UNAUTHORIZED,
@@ -251,7 +267,8 @@ impl ResponseError for ApiError {
             Self::Refused(
                 Refusal::UserFull(_) | Refusal::AddressFull(_) | Refusal::AddressTooFast(_),
             )
-            | Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            | Self::TooMany { .. }
+            | Self::BadTokens { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused(_) | Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::LongUri(_) => StatusCode::URI_TOO_LONG,
             Self::LongHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -18,6 +18,7 @@ use crate::bus::{Bus, Status};
 use crate::database::Database;
 use crate::event::Timestamp;
 use crate::hub::Hub;
+use crate::membership::Membership;
 
 /// How long an answer of the database is good for: probes of many kinds must not become load.
 const FRESH: Duration = Duration::from_secs(1);
@@ -25,11 +26,12 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long the database may take to answer a probe.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The `status` when nothing is wrong, and when something is.
-type Words = [&'static str; 2];
+/// The `status` when nothing is wrong, when something is that not everybody needs, and when something is that
+/// everybody does.
+type Words = [&'static str; 3];
 
-const READY: Words = ["ready", "not_ready"];
-const HEALTH: Words = ["ok", "unhealthy"];
+const READY: Words = ["ready", "ready", "not_ready"];
+const HEALTH: Words = ["ok", "degraded", "unhealthy"];
 
 /// Says how the server is doing. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -39,6 +41,7 @@ pub struct Health(Arc<Inner>);
 struct Inner {
     bus: Bus,
     database: Database,
+    membership: Membership,
     hub: Hub,
     verifier: Verifier,
     instance: String,
@@ -71,6 +74,7 @@ struct Component {
 struct Components {
     bus: Component,
     database: Component,
+    chats: Component,
     hub: Component,
     auth: Component,
     memory: Component,
@@ -79,7 +83,7 @@ struct Components {
 /// How the server is doing.
 #[derive(Serialize, ToSchema)]
 struct Report {
-    /// `ready` or `not_ready`; `ok` or `unhealthy`.
+    /// `ready` or `not_ready`; `ok`, `degraded` where what is wrong is nothing that everybody needs, or `unhealthy`.
     status: &'static str,
     #[serde(flatten)]
     about: Option<About>,
@@ -116,13 +120,14 @@ impl Health {
     pub fn new(
         instance: String,
         bus: Bus,
-        database: Database,
+        (database, membership): (Database, Membership),
         hub: Hub,
         verifier: Verifier,
     ) -> Self {
         Self(Arc::new(Inner {
             bus,
             database,
+            membership,
             hub,
             verifier,
             instance,
@@ -152,6 +157,7 @@ impl Health {
         Components {
             bus: Component { up, detail },
             database: self.database().await,
+            chats: self.chats(),
             hub: self.hub(),
             auth: self.auth(),
             memory: self.memory(),
@@ -168,20 +174,27 @@ impl Health {
         let kind = self.0.database.kind();
         let component = match tokio::time::timeout(PATIENCE, self.0.database.ping()).await {
             Ok(Ok(())) => Component::up(format!("{kind} answers")),
-            Ok(Err(error)) => Component::down(format!("{kind}: {error}")),
+            Ok(Err(error)) => Component::down(format!("{kind}: {}", error.fault())),
             Err(_) => Component::down(format!("{kind}: no answer in time")),
         };
         *last = Some((Instant::now(), component.clone()));
         component
     }
 
+    fn chats(&self) -> Component {
+        let membership = &self.0.membership;
+        match membership.problem() {
+            Some(problem) => Component::down(format!(
+                "every stream of a user's chats is refused: {problem}"
+            )),
+            None => Component::up(membership.detail()),
+        }
+    }
+
     fn auth(&self) -> Component {
         let verifier = &self.0.verifier;
-        match verifier.problem() {
+        match verifier.problem().or(verifier.revocations().problem()) {
             Some(problem) => Component::down(problem),
-            None if !verifier.revocations().is_complete() => {
-                Component::down("which tokens are revoked is not known yet")
-            }
             None => Component::up("keys are loaded"),
         }
     }
@@ -212,11 +225,15 @@ impl Health {
         serde_json::to_vec(&report).unwrap_or_default().into()
     }
 
-    async fn report(&self, [good, bad]: Words, with_about: bool) -> Report {
+    async fn report(&self, [good, degraded, bad]: Words, with_about: bool) -> Report {
         let components = self.components().await;
         let problems = components.problems();
         Report {
-            status: if problems.is_empty() { good } else { bad },
+            status: match components.are_well() {
+                true if problems.is_empty() => good,
+                true => degraded,
+                false => bad,
+            },
             about: with_about.then(|| About {
                 version: env!("CARGO_PKG_VERSION"),
                 instance: self.0.instance.clone(),
@@ -231,7 +248,7 @@ impl Health {
 
     async fn answer(&self, words: Words, with_about: bool) -> HttpResponse {
         let report = self.report(words, with_about).await;
-        let mut response = if report.problems.is_empty() {
+        let mut response = if report.components.are_well() {
             HttpResponse::Ok()
         } else {
             let mut response = HttpResponse::ServiceUnavailable();
@@ -255,10 +272,24 @@ impl Component {
 }
 
 impl Components {
+    /// Whether those are that every client needs. Chats are not: there are servers that only stream sessions, or
+    /// only publish an outbox.
+    fn are_well(&self) -> bool {
+        let needed = [
+            &self.bus,
+            &self.database,
+            &self.hub,
+            &self.auth,
+            &self.memory,
+        ];
+        needed.into_iter().all(|component| component.up)
+    }
+
     fn problems(&self) -> Vec<String> {
         let all = [
             ("bus", &self.bus),
             ("database", &self.database),
+            ("chats", &self.chats),
             ("hub", &self.hub),
             ("auth", &self.auth),
             ("memory", &self.memory),
@@ -290,10 +321,10 @@ pub(super) async fn live() -> HttpResponse {
     tag = "Operations",
     responses(
         (status = 200, description = "Bus, database, hub, keys and memory are well.", body = Report,
-            example = json!({"status": "ready", "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
+            example = json!({"status": "ready", "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "chats": {"up": true, "detail": "database.membership_query works"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
         (status = 503, description = "Something is not; `problems` says what, in words.", body = Report,
             headers(("Retry-After" = u64, description = "After how many seconds to ask again")),
-            example = json!({"status": "not_ready", "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
+            example = json!({"status": "not_ready", "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "chats": {"up": true, "detail": "database.membership_query could not be tried"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
     ),
 )]
 pub(super) async fn ready(health: Data<Health>) -> HttpResponse {
@@ -307,11 +338,11 @@ pub(super) async fn ready(health: Data<Health>) -> HttpResponse {
     operation_id = "health",
     tag = "Operations",
     responses(
-        (status = 200, description = "Bus, database, hub, keys and memory are well.", body = Report,
-            example = json!({"status": "ok", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "configuration": {"read_at": "2026-11-20T14:10:00.123Z", "refused": false, "restart_needed": []}, "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
+        (status = 200, description = "Bus, database, hub, keys and memory are well. `degraded` where chats can't be looked up, which not everybody needs; `problems` says why.", body = Report,
+            example = json!({"status": "ok", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "configuration": {"read_at": "2026-11-20T14:10:00.123Z", "refused": false, "restart_needed": []}, "problems": [], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": true, "detail": "PostgreSQL answers"}, "chats": {"up": true, "detail": "database.membership_query works"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
         (status = 503, description = "Something is not; `problems` says what, in words.", body = Report,
             headers(("Retry-After" = u64, description = "After how many seconds to ask again")),
-            example = json!({"status": "unhealthy", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "configuration": {"read_at": "2026-11-20T14:10:00.123Z", "refused": false, "restart_needed": []}, "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
+            example = json!({"status": "unhealthy", "version": "0.1.0", "instance": "web-1-9f3a2c", "uptime_secs": 3600, "connections": 2, "configuration": {"read_at": "2026-11-20T14:10:00.123Z", "refused": false, "restart_needed": []}, "problems": ["database: PostgreSQL: no answer in time"], "components": {"bus": {"up": true, "detail": "connected to NATS"}, "database": {"up": false, "detail": "PostgreSQL: no answer in time"}, "chats": {"up": true, "detail": "database.membership_query could not be tried"}, "hub": {"up": true, "detail": "2 connections"}, "auth": {"up": true, "detail": "keys are loaded"}, "memory": {"up": true, "detail": "212.4 MiB resident, limit 435.2 MiB"}}})),
     ),
 )]
 pub(super) async fn health(health: Data<Health>) -> HttpResponse {

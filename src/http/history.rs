@@ -13,6 +13,7 @@ use super::error::{self, ApiError};
 use super::openapi::{ForBody, ForRate, ForTables, ForToken};
 use super::outgoing::{IdempotencyKey, IdempotencyKeyHeader};
 use super::rate::PublishRate;
+use super::stream::chats_of;
 use crate::auth::Identity;
 use crate::authorize::Authorizer;
 use crate::event::decode::Rules;
@@ -337,7 +338,7 @@ async fn may_write(
         let chat = ChatId::from(chat);
         let channel = Channel::chat(&chat);
         if !allowed(&channel) {
-            if !membership.chats_of(&identity.user).await?.contains(&chat) {
+            if !chats_of(identity, membership).await?.contains(&chat) {
                 return Err(ApiError::not_writable(&channel.to_string()));
             }
             if draft.sender_type != USER {
@@ -359,7 +360,7 @@ async fn may_read(
         return Ok(());
     }
     if *channel.resource() == Resource::Chat {
-        let chats = membership.chats_of(&identity.user).await?;
+        let chats = chats_of(identity, membership).await?;
         if chats.iter().any(|chat| Channel::chat(chat) == *channel) {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 //! A handler asks for the parts that it needs and gets nothing else. Status codes are made in
 //! `error.rs` only.
 
+mod bad_tokens;
 mod bus;
 mod channels;
 mod config;
@@ -39,6 +40,7 @@ mod trace;
 
 use actix_web::web::{self, Data, ServiceConfig};
 
+pub use bad_tokens::BadTokens;
 pub use config::ServerConfig;
 pub use cors::Origins;
 pub use credentials::ClientCertificates;
@@ -130,6 +132,8 @@ pub struct Parts {
     pub rejections: Rejections,
     /// Knows from where requests come.
     pub proxies: Proxies,
+    /// Counts bad tokens.
+    pub bad_tokens: BadTokens,
     /// Revokes tokens.
     pub revoker: Revoker,
     /// Reads the configuration again.
@@ -173,6 +177,7 @@ pub fn configure(service: &mut ServiceConfig, parts: Parts, local: LocalHub) {
         .app_data(Data::new(parts.explainer))
         .app_data(Data::new(parts.rejections))
         .app_data(Data::new(parts.proxies))
+        .app_data(Data::new(parts.bad_tokens))
         .app_data(Data::new(parts.revoker))
         .app_data(Data::new(parts.reloads))
         .app_data(Data::new(parts.rate))

@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::credentials::Authenticated;
 use super::error::ApiError;
 use super::openapi::ForToken;
+use super::stream::chats_of;
 use crate::auth::Identity;
 use crate::event::{Channel, ChatId, Timestamp, UserId};
 use crate::members::Members;
@@ -138,7 +139,7 @@ async fn of_chat(
     let channel = Channel::chat(chat);
     let allowed = identity.grant.admin || identity.may_subscribe(&channel);
     // Before the members, who may be many.
-    if !allowed && !membership.chats_of(&identity.user).await?.contains(chat) {
+    if !allowed && !chats_of(identity, membership).await?.contains(chat) {
         return Err(ApiError::not_readable(&channel.to_string()));
     }
     let users = members.of(chat).await.map_err(ApiError::Members)?;
@@ -154,7 +155,7 @@ async fn of_own_chats(
     membership: &Membership,
     members: &Members,
 ) -> Result<Asked, ApiError> {
-    let chats = membership.chats_of(&identity.user).await?;
+    let chats = chats_of(identity, membership).await?;
     let mut complete = chats.len() <= CHATS;
     let (mut users, mut seen) = (BTreeSet::new(), 0);
     for chat in chats.iter().take(CHATS) {

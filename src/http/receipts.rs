@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::credentials::Authenticated;
 use super::error::ApiError;
 use super::openapi::{ForConflict, ForToken, ForUnknown};
-use super::stream::Device;
+use super::stream::{Device, chats_of};
 use crate::acknowledgements::{AckError, Acknowledgements, Receipt};
 use crate::auth::Identity;
 use crate::authorize::Authorizer;
@@ -110,6 +110,6 @@ async fn is_for(
     if chats.peek().is_none() {
         return Ok(false);
     }
-    let member_of = membership.chats_of(&identity.user).await?;
+    let member_of = chats_of(identity, membership).await?;
     Ok(chats.any(|channel| member_of.iter().any(|chat| Channel::chat(chat) == *channel)))
 }

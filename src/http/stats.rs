@@ -11,8 +11,30 @@ use utoipa::ToSchema;
 use super::connections::{Instances, LARGEST_PAGE};
 use super::credentials::{Admin, Authenticated, certified};
 use super::openapi::ForToken;
-use crate::hub::{Finding, Listeners, Question, Stats};
+use crate::hub::{Census, Finding, Question, Stats};
 use crate::peers::{Gathered, Peers, Summary};
+
+/// Channels of one resource.
+#[derive(Serialize, ToSchema)]
+struct Listeners {
+    /// Channels that somebody listens on, each once, however many instances have listeners; where `exact` is false,
+    /// at most so many.
+    channels: usize,
+    /// Listeners, counted once for each channel.
+    listeners: usize,
+    /// Whether that is so: an instance with more than 20,000 channels does not tell the others which they are, so
+    /// that those which another one has, too, count twice.
+    exact: bool,
+}
+
+/// One instance in numbers.
+#[derive(Serialize, ToSchema)]
+struct OfInstance {
+    #[serde(flatten)]
+    summary: Summary,
+    /// Channels that somebody listens on at this instance, by resource; always exact.
+    channels: BTreeMap<String, usize>,
+}
 
 /// Connections in numbers.
 #[derive(Serialize, ToSchema)]
@@ -29,7 +51,7 @@ struct Totals {
     slow_consumers: u64,
     /// The keys that tokens are verified with on any instance, and those by which streams are still open.
     keys: Vec<KeyUse>,
-    by_instance: BTreeMap<String, Summary>,
+    by_instance: BTreeMap<String, OfInstance>,
     instances: Instances,
 }
 
@@ -58,28 +80,45 @@ struct KeyUse {
     tag = "Connections",
     responses(
         (status = 200, description = "All instances' numbers, and each one's.", body = Totals,
-            example = json!({"total": 2, "channels": {"user": {"channels": 1, "listeners": 2}}, "events": 4182, "bytes": 902144, "slow_consumers": 0, "keys": [{"key": "3b6fd1c0a4e94f6a9c7f3a1be0d2c85e", "kid": "2026-11", "algorithm": "EdDSA", "connections": 2, "taken_by": 1}], "by_instance": {"notify-0": {"version": "0.1.0", "uptime_secs": 3600, "connections": 2, "keys": [{"key": "3b6fd1c0a4e94f6a9c7f3a1be0d2c85e", "kid": "2026-11", "algorithm": "EdDSA"}], "events": 4182, "bytes": 902144, "slow_consumers": 0}}, "instances": {"replied": ["notify-0"], "missing": []}})),
+            example = json!({"total": 2, "channels": {"user": {"channels": 1, "listeners": 2, "exact": true}}, "events": 4182, "bytes": 902144, "slow_consumers": 0, "keys": [{"key": "3b6fd1c0a4e94f6a9c7f3a1be0d2c85e", "kid": "2026-11", "algorithm": "EdDSA", "connections": 2, "taken_by": 1}], "by_instance": {"notify-0": {"version": "0.1.0", "uptime_secs": 3600, "connections": 2, "keys": [{"key": "3b6fd1c0a4e94f6a9c7f3a1be0d2c85e", "kid": "2026-11", "algorithm": "EdDSA"}], "events": 4182, "bytes": 902144, "slow_consumers": 0, "channels": {"user": 1}}}, "instances": {"replied": ["notify-0"], "missing": []}})),
         ForToken,
     ),
 )]
 pub(super) async fn stats(_: Admin, peers: Data<Peers>) -> HttpResponse {
     let (stats, summaries) = tokio::join!(peers.find(Question::Stats), peers.summaries());
     let instances = Instances::new(stats.replies.keys(), stats.missing.clone());
+    let mut channels_of: BTreeMap<String, BTreeMap<String, usize>> = stats
+        .replies
+        .iter()
+        .filter_map(|(instance, found)| match found {
+            Finding::Stats(stats) => Some((instance.clone(), channels(stats))),
+            _ => None,
+        })
+        .collect();
     let Stats {
         connections,
         resources,
         keys,
-    } = merged(stats);
+    } = merged(stats).await;
     let keys = keys_in_use(keys, summaries.replies.values());
     let sum = |of: fn(&Summary) -> u64| summaries.replies.values().map(of).sum();
+    let (events, bytes) = (
+        sum(|summary| summary.totals.events),
+        sum(|summary| summary.totals.bytes),
+    );
+    let slow_consumers = sum(|summary| summary.totals.slow_consumers);
+    let of_instance = |(instance, summary): (String, Summary)| {
+        let channels = channels_of.remove(&instance).unwrap_or_default();
+        (instance, OfInstance { summary, channels })
+    };
     HttpResponse::Ok().json(Totals {
         total: connections,
-        channels: resources,
-        events: sum(|summary| summary.totals.events),
-        bytes: sum(|summary| summary.totals.bytes),
-        slow_consumers: sum(|summary| summary.totals.slow_consumers),
+        channels: resources.iter().map(listeners).collect(),
+        events,
+        bytes,
+        slow_consumers,
         keys,
-        by_instance: summaries.replies,
+        by_instance: summaries.replies.into_iter().map(of_instance).collect(),
         instances,
     })
 }
@@ -110,6 +149,21 @@ fn keys_in_use<'a>(
         taken_by: 0,
     }));
     keys
+}
+
+fn listeners((resource, census): (&String, &Census)) -> (String, Listeners) {
+    let listeners = Listeners {
+        channels: census.channels(),
+        listeners: census.listeners(),
+        exact: census.is_exact(),
+    };
+    (resource.clone(), listeners)
+}
+
+/// How many channels have listeners, by resource.
+fn channels(stats: &Stats) -> BTreeMap<String, usize> {
+    let of = |(resource, census): (&String, &Census)| (resource.clone(), census.channels());
+    stats.resources.iter().map(of).collect()
 }
 
 /// The form of answers below `/api/sse`.
@@ -158,10 +212,10 @@ pub(super) async fn sse_stats(
         connections,
         resources,
         ..
-    } = merged(peers.find(Question::Stats).await);
+    } = merged(peers.find(Question::Stats).await).await;
     let mut channels: BTreeMap<String, usize> = resources
         .into_iter()
-        .map(|(resource, listeners)| (resource, listeners.listeners))
+        .map(|(resource, census)| (resource, census.listeners()))
         .collect();
     if identity.grant.admin && certified(&request).is_ok() {
         let question = Question::Channels {
@@ -180,11 +234,15 @@ pub(super) async fn sse_stats(
     }))
 }
 
-/// All instances' numbers as one.
-fn merged(gathered: Gathered<Finding>) -> Stats {
+/// All instances' numbers as one: off this thread, which has streams to serve.
+async fn merged(gathered: Gathered<Finding>) -> Stats {
     let replies = gathered.replies.into_values();
-    match replies.reduce(|all, more| all.merge(more, usize::MAX)) {
-        Some(Finding::Stats(stats)) => stats,
-        _ => Stats::default(),
-    }
+    let stats = replies.filter_map(|found| match found {
+        Finding::Stats(stats) => Some(stats),
+        _ => None,
+    });
+    let stats: Vec<Stats> = stats.collect();
+    let counted = actix_web::web::block(|| Stats::of(stats)).await;
+    // The server is stopping.
+    counted.unwrap_or_default()
 }

@@ -224,6 +224,15 @@ async fn open_as(
     Ok((stream, following))
 }
 
+/// The chats that the user is in.
+pub(super) async fn chats_of(
+    identity: &Identity,
+    membership: &Membership,
+) -> Result<Vec<ChatId>, ApiError> {
+    let chats = membership.chats_of(&identity.user).await;
+    chats.map_err(ApiError::Chats)
+}
+
 /// The chats that the stream listens on as its user's: all of them, or those that were asked for,
 /// all of which the user has to be in.
 async fn chats(
@@ -232,12 +241,12 @@ async fn chats(
     membership: &Membership,
 ) -> Result<Vec<ChatId>, ApiError> {
     let Scope::Named(channels) = scope else {
-        return Ok(membership.chats_of(&identity.user).await?);
+        return chats_of(identity, membership).await;
     };
     if channels.as_member.is_empty() {
         return Ok(Vec::new());
     }
-    let member_of = membership.chats_of(&identity.user).await?;
+    let member_of = chats_of(identity, membership).await?;
     for chat in &channels.as_member {
         if !member_of.contains(chat) {
             return Err(ApiError::not_readable(&format!("chat:{chat}")));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use super::census::Census;
 use crate::event::{Channel, Timestamp, UserId};
 
 /// How a client is connected.
@@ -145,20 +146,53 @@ pub struct Stats {
     /// Connections.
     pub connections: usize,
     /// By resource: how many channels have listeners, and how many listeners they have.
-    pub resources: BTreeMap<String, Listeners>,
+    pub resources: BTreeMap<String, Census>,
     /// By the mark of a key, as text: connections whose token is by it.
     #[serde(default)]
     pub keys: BTreeMap<String, usize>,
 }
 
-/// Channels of one resource.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
-pub struct Listeners {
-    /// Channels that somebody listens on, each counted by every thread of every instance that has a listener:
-    /// at least as many as there are.
-    pub channels: usize,
-    /// Listeners, counted once for each channel.
-    pub listeners: usize,
+/// The most marks of channels that an instance tells others of, which are 208 KiB of Base64.
+const MOST_MARKS: usize = 20_000;
+
+impl Stats {
+    /// Puts together what shards, or instances, have found. May take milliseconds where there are very many
+    /// channels.
+    #[must_use]
+    pub fn of(all: Vec<Self>) -> Self {
+        let connections = all.iter().map(|stats| stats.connections).sum();
+        let mut parts: BTreeMap<String, Vec<Census>> = BTreeMap::new();
+        let mut keys: BTreeMap<String, usize> = BTreeMap::new();
+        for stats in all {
+            for (resource, census) in stats.resources {
+                parts.entry(resource).or_default().push(census);
+            }
+            for (key, connections) in stats.keys {
+                *keys.entry(key).or_default() += connections;
+            }
+        }
+        let together = parts.into_iter();
+        Self {
+            connections,
+            resources: together.map(|(name, of)| (name, Census::of(of))).collect(),
+            keys,
+        }
+    }
+
+    /// Leaves the marks of the most numerous channels out, so that it fits into one message.
+    #[must_use]
+    pub fn to_be_sent(mut self) -> Self {
+        let mut censuses: Vec<&mut Census> = self.resources.values_mut().collect();
+        censuses.sort_unstable_by_key(|census| census.channels());
+        let mut marks = 0;
+        for census in censuses {
+            marks += census.channels();
+            if marks > MOST_MARKS {
+                census.unmark();
+            }
+        }
+        self
+    }
 }
 
 impl Finding {
@@ -172,18 +206,7 @@ impl Finding {
                 all.truncate(limit);
                 Self::Connections(all)
             }
-            (Self::Stats(mut all), Self::Stats(more)) => {
-                all.connections += more.connections;
-                for (resource, listeners) in more.resources {
-                    let sum = all.resources.entry(resource).or_default();
-                    sum.channels += listeners.channels;
-                    sum.listeners += listeners.listeners;
-                }
-                for (key, connections) in more.keys {
-                    *all.keys.entry(key).or_default() += connections;
-                }
-                Self::Stats(all)
-            }
+            (Self::Stats(all), Self::Stats(more)) => Self::Stats(Stats::of(vec![all, more])),
             (Self::Channels(mut all), Self::Channels(more)) => {
                 for (channel, listeners) in more {
                     *all.entry(channel).or_default() += listeners;
@@ -195,6 +218,17 @@ impl Finding {
             }
             (Self::Ended(one), Self::Ended(other)) => Self::Ended(one + other),
             (first, _) => first,
+        }
+    }
+}
+
+impl Finding {
+    /// As it is told to another instance, in one message.
+    #[must_use]
+    pub fn to_be_sent(self) -> Self {
+        match self {
+            Self::Stats(stats) => Self::Stats(stats.to_be_sent()),
+            other => other,
         }
     }
 }

@@ -8,6 +8,7 @@
 mod account;
 pub mod admission;
 mod attendance;
+mod census;
 mod handout;
 mod history;
 mod inspect;
@@ -47,11 +48,10 @@ use uuid::Uuid;
 
 pub use account::{Account, For, Heard, Known, MOST_HEARD, SessionAccount, Sought, Standing};
 pub use attendance::{Attendance, Changes};
+pub use census::Census;
 pub use handout::Handed;
 pub use history::HistoryConfig;
-pub use inspect::{
-    Client, Connection, Filter, Finding, Listeners, Question, Stats, Target, Transport,
-};
+pub use inspect::{Client, Connection, Filter, Finding, Question, Stats, Target, Transport};
 pub use metrics::{Metrics, Totals};
 pub use notice::{End, Gap, GapReason};
 pub use recent::ExplainConfig;
@@ -401,6 +401,9 @@ impl Hub {
         self.send(&command, None).await;
         // The shards have clones; without this one the last of them ends the answers.
         drop(command);
+        if *question == Question::Stats {
+            return Finding::Stats(together(answers).await);
+        }
         let mut found = question.nothing();
         while let Some(more) = answers.recv().await {
             found = found.merge(more, question.limit());
@@ -505,4 +508,17 @@ impl Hub {
             let _ = inbox.send(command.clone()).await;
         }
     }
+}
+
+/// The numbers of all shards as one: off this thread, which may have a shard of its own to serve.
+async fn together(mut answers: mpsc::Receiver<Finding>) -> Stats {
+    let mut parts = Vec::new();
+    while let Some(answer) = answers.recv().await {
+        if let Finding::Stats(stats) = answer {
+            parts.push(stats);
+        }
+    }
+    let counted = tokio::task::spawn_blocking(|| Stats::of(parts)).await;
+    // The runtime is stopping.
+    counted.unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use crate::secret::Secret;
 use crate::telemetry::Levels;
 
 /// The keys that count as soon as they are read. All others do at the next start.
-const IN_FORCE: [&str; 30] = [
+const IN_FORCE: [&str; 31] = [
     "auth.audience",
     "auth.issuer",
     "auth.jwks_refresh",
@@ -30,6 +30,7 @@ const IN_FORCE: [&str; 30] = [
     "metrics.token",
     "metrics.token_file",
     "server.allowed_origins",
+    "server.bad_token_rate_per_address",
     "server.connection_rate",
     "server.connection_rate_per_address",
     "server.forwarded_header",

@@ -219,7 +219,11 @@ impl ReloadTask {
         }
         self.current = reading;
         let keys = changed.join(", ");
-        info!(changed = keys, "the configuration was read again");
+        if changed.is_empty() {
+            info!("the configuration was read again, and nothing that counts at once has changed");
+        } else {
+            info!(changed = keys, "the configuration was read again");
+        }
         if !restart_needed.is_empty() {
             let keys = restart_needed.join(", ");
             warn!(

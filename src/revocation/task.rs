@@ -156,10 +156,7 @@ impl RevocationTask {
             let pause = match self.look(bucket, &mut place).await {
                 Ok(()) => LOOK,
                 Err(error) => {
-                    debug!(
-                        error = error.to_string(),
-                        "what is revoked can't be read or stored at the moment"
-                    );
+                    self.behind(&error.to_string());
                     RETRY
                 }
             };
@@ -167,6 +164,22 @@ impl RevocationTask {
                 () = tokio::time::sleep(pause) => {}
                 () = self.revoker.0.unstored.notified() => {}
             }
+        }
+    }
+
+    /// The bucket does not answer. Who knew once goes on with that; until then nobody is let in, and operators
+    /// have to know why.
+    fn behind(&self, error: &str) {
+        if self.revoker.revocations().delayed(error) {
+            warn!(
+                error,
+                "which tokens are revoked can't be found out yet, and no token is accepted"
+            );
+        } else {
+            debug!(
+                error,
+                "what is revoked can't be read or stored at the moment"
+            );
         }
     }
 

@@ -101,10 +101,18 @@ async fn numbers_and_channels_are_summed_over_instances() {
     assert_eq!(stats["total"], 3);
     assert_eq!(
         stats["channels"]["chat"],
-        json!({"channels": 2, "listeners": 2})
+        json!({"channels": 1, "listeners": 2, "exact": true})
     );
-    assert_eq!(stats["channels"]["user"]["listeners"], 3);
-    assert_eq!(stats["by_instance"].as_object().unwrap().len(), 2);
+    assert_eq!(
+        stats["channels"]["user"],
+        json!({"channels": 3, "listeners": 3, "exact": true})
+    );
+    let by_instance = stats["by_instance"].as_object().unwrap();
+    let channels: Vec<&Value> = by_instance.values().map(|one| &one["channels"]).collect();
+    assert_eq!(channels.len(), 2);
+    for expected in [json!({"chat": 1, "user": 1}), json!({"chat": 1, "user": 2})] {
+        assert!(channels.contains(&&expected), "{stats}");
+    }
     assert!(stats["bytes"].as_u64().unwrap() > 0);
     let page = get(&servers[1], "/api/v1/channels?limit=2").await;
     assert_eq!(
@@ -119,6 +127,24 @@ async fn numbers_and_channels_are_summed_over_instances() {
     assert_eq!(old_form["success"], true);
     assert_eq!(old_form["data"]["totalConnections"], 3);
     assert_eq!(old_form["data"]["channels"]["chat:5"], 2);
+}
+
+#[tokio::test]
+async fn a_channel_counts_once_however_many_threads_have_listeners() {
+    let users: Vec<i64> = (1..=24).collect();
+    let settings = Settings::new()
+        .set("server.workers", 4)
+        .chat(5, &users)
+        .chat(6, &users);
+    let server = Server::start(settings).await;
+    let streams = users.iter().map(|user| server.connect(*user));
+    let _streams = futures_util::future::join_all(streams).await;
+    let stats = get(&server, "/api/v1/connections/stats").await;
+    let expected = json!({
+        "chat": {"channels": 2, "listeners": 48, "exact": true},
+        "user": {"channels": 24, "listeners": 24, "exact": true},
+    });
+    assert_eq!(stats["channels"], expected);
 }
 
 #[tokio::test]

@@ -211,7 +211,7 @@ async fn malformed_input_is_counted_by_reason_and_stops_nothing() {
         (
             subject,
             br#"{"MessageReceived":{"message":{},"chat_id":5,"recipients":[]}}"#,
-            "no_audience",
+            "malformed",
         ),
         (
             subject,

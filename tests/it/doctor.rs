@@ -10,7 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::tokens::Token;
 use crate::support::web_proxy::Kind;
-use crate::support::{Outcome, Server, Settings, WebProxy, free_port, tokens};
+use crate::support::{
+    Nats, Outcome, Server, Settings, WebProxy, free_port, tokens, write_certificates,
+};
 
 const ORIGIN: &str = "https://app.example.com";
 
@@ -386,4 +388,53 @@ async fn the_token_may_come_by_the_environment_or_standard_input() {
         .await
         .unwrap();
     assert!(status.unwrap().success());
+}
+
+#[tokio::test]
+async fn an_authority_that_is_shown_as_a_servers_certificate_is_recognised() {
+    let folder = tempfile::tempdir().unwrap();
+    write_certificates(folder.path());
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let settings = settings()
+        .set("tls.cert_file", file("ca.pem"))
+        .set("tls.key_file", file("ca.key"));
+    let server = Server::start_unready(settings).await;
+    let url = server.url().replace("http://", "https://");
+    let more = ["--json", "--ca-file", &file("ca.pem")];
+    let outcome = doctor(&url, &tokens::of_user(2), &more).await;
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let findings = Findings::read(&outcome);
+    findings.expect_problems(&["reachable"]);
+    let advice = findings.of("reachable")["advice"].to_string();
+    assert!(
+        advice.contains("the certificate of an authority") && advice.contains("CA:FALSE"),
+        "{advice}"
+    );
+}
+
+#[tokio::test]
+async fn its_help_has_its_own_options_alone() {
+    let outcome = Settings::new().run(&["doctor", "--help"]).await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stdout.contains("--idle"), "{outcome:?}");
+    for foreign in ["--nats", "--database", "--port", "--config", "--log-level"] {
+        assert!(!outcome.stdout.contains(foreign), "{foreign}: {outcome:?}");
+    }
+    let outcome = Settings::new().run(&["listen", "--help"]).await;
+    assert!(outcome.stdout.contains("--config"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_token_yet_says_why() {
+    let nats = Nats::not_started();
+    let server = Server::start_unready(settings().nats(&nats)).await;
+    let outcome = doctor(&server.url(), &tokens::of_user(2), &["--json"]).await;
+    let findings = Findings::read(&outcome);
+    findings.expect_problems(&["health", "token"]);
+    findings.expect("health", "problem", "which tokens are revoked");
+    findings.expect(
+        "token",
+        "problem",
+        "503: which tokens are revoked is not known yet",
+    );
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Nats, Postgres, Server, Settings, sqlite};
+use crate::support::{Nats, Postgres, Request, Server, Settings, sqlite};
 
 async fn health(server: &Server) -> (u16, Value) {
     let mut response = server.get("/health").await;
@@ -20,6 +20,30 @@ async fn a_server_that_has_all_it_needs_is_well() {
     for part in ["bus", "database", "hub"] {
         assert!(health.to_string().contains(part), "{part} in {health}");
     }
+}
+
+#[tokio::test]
+async fn what_is_no_question_about_health_is_answered_with_a_problem() {
+    let server = Server::start(Settings::new()).await;
+    let long = format!("/health?x={}", "x".repeat(17_000));
+    for (request, status) in [
+        (Request::get(&long), 414),
+        (Request::get("/health/more"), 404),
+        (Request::new("PUT", "/health"), 405),
+        (
+            Request::get("/health").header("x-large", &"x".repeat(40_000)),
+            431,
+        ),
+    ] {
+        let mut response = server.send(request).await;
+        assert_eq!(response.status, status);
+        let kind = response.header("content-type");
+        assert_eq!(kind, Some("application/problem+json"));
+        assert_eq!(response.json().await["status"], status);
+    }
+    // Whoever asks with a token, good or not, or in a query that nobody reads, is answered.
+    let bad = Request::get("/health?x=%zz").bearer("bad");
+    assert_eq!(server.send(bad).await.status, 200);
 }
 
 #[tokio::test]

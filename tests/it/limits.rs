@@ -236,6 +236,109 @@ async fn who_publishes_too_much_is_told_when_to_go_on() {
     .await;
 }
 
+/// A token speaks for one user, so that a user's rate is one for each token, and for all of them together.
+#[tokio::test]
+async fn a_second_token_of_a_user_is_no_second_rate() {
+    let settings = Settings::new()
+        .set("server.publish_rate", 1)
+        .set("server.publish_burst", 2);
+    let server = Server::start(settings).await;
+    let publish = |user: i64, name: &str| {
+        let token = tokens::Token::of(user)
+            .claim("jti", name)
+            .claim("notify", json!({"publish": ["*"]}))
+            .sign_hs256(tokens::SECRET);
+        let request = Request::new("POST", "/api/v1/messages/send").bearer(&token);
+        let message = json!({"type": "t", "channel": "job:1", "data": {}});
+        let (request, server) = (request.json(&message), &server);
+        async move { server.send(request).await }
+    };
+    let begin = Instant::now();
+    let mut taken = 0;
+    let response = loop {
+        let response = publish(2, &format!("token {taken}")).await;
+        match response.status {
+            202 => taken += 1,
+            _ => break response,
+        }
+    };
+    refused(response, 429).await;
+    // The two at once, and one for each second that this took.
+    let most = 2 + begin.elapsed().as_secs() + 1;
+    assert!((2..=most).contains(&taken), "{taken}");
+    assert_eq!(publish(3, "token 0").await.status, 202);
+}
+
+/// Shows a bad token from where `request` comes until it is one too many; each before is told what is wrong.
+async fn until_too_many(server: &Server, request: impl Fn() -> Request) -> Response {
+    let forged = tokens::Token::of(1).sign_hs256("somebody else's secret of some length");
+    loop {
+        let response = server.send(request().bearer(&forged)).await;
+        match response.status {
+            401 => assert!(response.header("www-authenticate").is_some()),
+            _ => return response,
+        }
+    }
+}
+
+#[tokio::test]
+async fn bad_tokens_of_an_address_are_slowed_down_and_good_ones_let_in() {
+    let settings = Settings::new().set("server.bad_token_rate_per_address", 1);
+    let server = Server::start(settings).await;
+    let mut living = server.connect(1).await;
+    let here = || Request::get("/events");
+    for _ in 0..5 {
+        let response = until_too_many(&server, here).await;
+        let retry: u64 = response.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=10).contains(&retry), "{retry}");
+        let says = problem(response, 429).await["detail"].to_string();
+        assert!(says.contains("too many bad tokens come from this address"));
+        assert!(says.contains("signature is not valid"), "{says}");
+        // Those behind the same address: with a good token, and with one that was good.
+        is_let_in(&server, 3).await;
+        let expired = tokens::Token::of(4).expires_in(-600);
+        let expired = expired.sign_hs256(tokens::SECRET);
+        assert_eq!(server.events(&expired).await.status, 401);
+        assert_eq!(server.get("/events").await.status, 401);
+    }
+    assert_eq!(server.limited("bad_tokens").await, 5.0);
+    let line = server.limit_line("bad_tokens").await;
+    assert_eq!(line.text("address"), "127.0.0.1");
+    let forged = tokens::Token::of(1).sign_hs256("somebody else's secret of some length");
+    let elsewhere = here().bearer(&forged).from("127.0.0.2");
+    assert_eq!(server.send(elsewhere).await.status, 401);
+    is_alive(&server, &mut living, 1).await;
+    // Without a limit there is none.
+    let settings = server.settings().clone();
+    server
+        .reload_with(&settings.set("server.bad_token_rate_per_address", 0))
+        .await;
+    for _ in 0..10 {
+        assert_eq!(server.events(&forged).await.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn bad_tokens_count_for_whom_a_trusted_proxy_speaks() {
+    let settings = Settings::new()
+        .set("server.bad_token_rate_per_address", 1)
+        .set("server.trusted_proxies", json!(["127.0.0.1"]));
+    let server = Server::start(settings).await;
+    let of =
+        |client: &'static str| move || Request::get("/events").header("x-forwarded-for", client);
+    let response = until_too_many(&server, of("192.0.2.1")).await;
+    refused(response, 429).await;
+    let line = server.limit_line("bad_tokens").await;
+    assert_eq!(line.text("address"), "192.0.2.1");
+    let forged = tokens::Token::of(1).sign_hs256("somebody else's secret of some length");
+    let other = of("192.0.2.2")().bearer(&forged);
+    assert_eq!(server.send(other).await.status, 401);
+    // Behind the proxy itself there may be anybody.
+    for _ in 0..10 {
+        assert_eq!(server.events(&forged).await.status, 401);
+    }
+}
+
 #[tokio::test]
 async fn when_memory_is_short_newcomers_are_refused_and_only_what_matters_is_delivered() {
     let nats = Nats::start().await;

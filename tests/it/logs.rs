@@ -109,3 +109,12 @@ async fn the_human_format_says_the_same() {
     assert!(line.contains(&format!("127.0.0.1:{port}")), "{line}");
     assert!(LogLine::parse(&line).is_none(), "{line}");
 }
+
+#[tokio::test]
+async fn the_first_line_says_which_instance_it_is() {
+    let server = Server::start(Settings::new()).await;
+    let health = server.get("/health").await.json().await;
+    let first = server.log_line(|_| true).await;
+    assert_eq!(first.message(), "starting");
+    assert_eq!(first.text("instance"), health["instance"].as_str().unwrap());
+}

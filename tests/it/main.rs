@@ -40,6 +40,7 @@ mod log_reads;
 mod log_resume;
 mod logs;
 mod membership;
+mod membership_query;
 mod messages;
 mod metrics;
 mod migrate;

@@ -42,6 +42,10 @@ async fn a_server_starts_without_nats_and_is_ready_when_it_comes() {
     let says = server.not_ready().await;
     assert!(says.contains("NATS"), "in words what is missing: {says}");
     assert_eq!(server.get("/live").await.status, 200);
+    let line = server
+        .log_line(|line| line.message() == "NATS client error")
+        .await;
+    assert_eq!(line.text("servers"), nats.url());
     nats.start_again().await;
     server.ready().await;
     let mut stream = server.connect(1).await;
@@ -92,6 +96,22 @@ async fn nats_can_be_required_at_start() {
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     let address = nats.url().replace("nats://", "");
     assert!(outcome.stderr.contains(&address), "{}", outcome.stderr);
+}
+
+#[tokio::test]
+async fn publishing_says_which_nats_is_not_there() {
+    let nats = Nats::not_started();
+    let secret = nats.url().replace("nats://", "nats://backend:hush-hush@");
+    let settings = Settings::new().set("nats.url", secret);
+    let arguments = ["publish", "fechatter.realtime.chat.1", "{}"];
+    let outcome = settings.run(&arguments).await;
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let address = nats.url().replace("nats://", "nats://********@");
+    let says = format!("NATS is not reachable at {address}");
+    assert!(outcome.stderr.contains(&says), "{outcome:?}");
+    for wrong in ["required_at_start", "hush-hush"] {
+        assert!(!outcome.stderr.contains(wrong), "{outcome:?}");
+    }
 }
 
 #[tokio::test]
@@ -191,9 +211,11 @@ async fn what_is_published_over_http_goes_to_nats() {
 }
 
 #[tokio::test]
-async fn who_came_before_nats_did_is_told_of_a_gap() {
+async fn without_a_shared_log_who_came_before_nats_did_is_told_of_a_gap() {
     let mut nats = Nats::not_started();
-    let settings = Settings::new().nats(&nats).chat(5, &[1]);
+    // With one, nobody is let in before it is known what is revoked.
+    let settings = Settings::new().nats(&nats).set("log", "memory");
+    let settings = settings.chat(5, &[1]);
     let server = Server::start_unready(settings).await;
     let mut stream = server.connect(1).await;
     nats.start_again().await;

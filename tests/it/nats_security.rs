@@ -138,6 +138,36 @@ async fn a_denied_subscription_is_not_ready_and_says_so() {
         .await;
     let says = server.not_ready().await;
     assert!(says.contains("fechatter.chat.>"), "{says}");
+    // That is no fault of the log.
+    server.metric_becomes("notify_log_up", "", 1.0).await;
+    assert_eq!(server.metric("notify_bus_up", "").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_log_that_is_away_and_a_bus_that_is_away_are_told_apart() {
+    let folder = TempDir::new().unwrap();
+    let config = accounts(&folder, "publish: {deny: \"nowhere\"}");
+    let mut nats = Nats::start_with(&["-c", &config]).await;
+    let server = Server::start(as_notify(&nats)).await;
+    let options =
+        || ConnectOptions::with_user_and_password("backend".into(), "backend-backend".into());
+    delivers(&server, &nats.backend_with(options()).await).await;
+    for name in ["notify_bus_up", "notify_bus_connected", "notify_log_up"] {
+        assert_eq!(server.metric(name, "").await, 1.0, "{name}");
+    }
+    // From now on NATS is there, and JetStream is not.
+    accounts(&folder, "publish: {deny: \"$JS.API.>\"}");
+    nats.reload();
+    server.metric_becomes("notify_log_up", "", 0.0).await;
+    // Also once that has lasted for too long for new clients.
+    server.metric_becomes("notify_bus_up", "", 0.0).await;
+    assert_eq!(server.metric("notify_bus_connected", "").await, 1.0);
+    assert!(server.metric("notify_log_position", "").await > 0.0);
+    nats.kill();
+    server.metric_becomes("notify_bus_connected", "", 0.0).await;
+    for name in ["notify_bus_up", "notify_log_up"] {
+        assert_eq!(server.metric(name, "").await, 0.0, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -517,3 +517,20 @@ async fn a_server_in_a_terminal_ends_with_the_terminal() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_same_read_again_is_said_to_be_the_same() {
+    let server = Server::start(Settings::new()).await;
+    server.reload().await;
+    let line = server
+        .log_line(|line| {
+            line.message()
+                .starts_with("the configuration was read again")
+        })
+        .await;
+    assert_eq!(
+        line.message(),
+        "the configuration was read again, and nothing that counts at once has changed"
+    );
+    assert!(line.field("changed").is_none(), "{}", line.whole());
+}

@@ -1,10 +1,12 @@
 //! Revocations while instances and NATS come and go.
 
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream;
 use serde_json::json;
 
 use crate::revocation::{ends_revoked, is_refused, listed, revoke, send, two};
 use crate::support::tokens::Token;
-use crate::support::{Nats, Server, Settings, eventually, tokens};
+use crate::support::{Nats, Request, Server, Settings, eventually, tokens};
 
 const BUCKET: &str = "KV_NOTIFY_REVOCATIONS";
 
@@ -193,4 +195,109 @@ async fn what_two_instances_are_told_apart_adds_up() {
             .metric_becomes("notify_revocations_unstored", "", 0.0)
             .await;
     }
+}
+
+/// Every way in that takes a token answers 503 with `Retry-After` and the reason, whatever the token.
+async fn knows_nothing_yet(server: &Server) {
+    let message = json!({"type": "note", "channel": "user:1", "data": {}});
+    let token = tokens::of_publisher(42);
+    for request in [
+        Request::get("/events").bearer(&token),
+        Request::get(&format!("/events?access_token={token}")),
+        Request::get("/events/poll").bearer(&token),
+        Request::new("POST", "/events/ticket").bearer(&token),
+        Request::get("/sse/user/42").bearer(&token),
+        Request::get("/api/v1/connections").bearer(&token),
+        Request::new("POST", "/api/v1/messages/send")
+            .bearer(&token)
+            .json(&message),
+    ] {
+        let mut response = server.send(request).await;
+        assert_eq!(response.status, 503);
+        assert!(response.header("retry-after").is_some());
+        assert!(response.header("www-authenticate").is_none());
+        let says = response.json().await["detail"].to_string();
+        assert!(
+            says.contains("which tokens are revoked is not known yet"),
+            "{says}"
+        );
+    }
+    // What nobody has signed is refused for good.
+    let forged = tokens::Token::of(42).sign_hs256("somebody else's secret of some length");
+    assert_eq!(server.events(&forged).await.status, 401);
+    assert_eq!(server.metric("notify_revocations_known", "").await, 0.0);
+    let refused = server
+        .metric("notify_auth_failures_total", "revocations_unknown")
+        .await;
+    assert_eq!(refused, 7.0);
+}
+
+#[tokio::test]
+async fn who_starts_while_nats_is_away_takes_no_token_until_it_knows() {
+    let mut nats = Nats::start().await;
+    let settings = Settings::new().nats(&nats);
+    let first = Server::start(settings.clone()).await;
+    revoke(&first, json!({"user_id": 42})).await;
+    first.stop().await;
+    nats.kill();
+    let server = Server::start_unready(settings).await;
+    knows_nothing_yet(&server).await;
+    let says = server.not_ready().await;
+    assert!(says.contains("auth: which tokens are revoked"), "{says}");
+    nats.start_again().await;
+    server.ready().await;
+    is_refused(&server, &tokens::of_user(42)).await;
+    let _other = server.connect(7).await;
+    assert_eq!(server.metric("notify_revocations_known", "").await, 1.0);
+    // Who knew once goes on with that.
+    nats.kill();
+    server.not_ready().await;
+    is_refused(&server, &tokens::of_user(42)).await;
+    let _late = server.connect(7).await;
+}
+
+#[tokio::test]
+async fn who_can_not_read_the_bucket_takes_no_token_and_says_why() {
+    let nats = Nats::start().await;
+    let backend = nats.backend().await;
+    // As the server would make it, but for the one reader that it may have.
+    let config = stream::Config {
+        name: BUCKET.to_owned(),
+        subjects: vec!["$KV.NOTIFY_REVOCATIONS.>".to_owned()],
+        max_messages_per_subject: 1,
+        allow_rollup: true,
+        allow_direct: true,
+        deny_delete: true,
+        max_consumers: 1,
+        ..stream::Config::default()
+    };
+    let context = backend.jetstream();
+    let bucket = context.create_stream(config).await.unwrap();
+    let settings = Settings::new().nats(&nats);
+    let first = Server::start(settings.clone()).await;
+    let answer = revoke(&first, json!({"user_id": 42})).await;
+    assert_eq!(answer["stored"], true, "{answer}");
+    first.stop().await;
+    let reader = eventually("the one place of a reader", || async {
+        let config = pull::Config::default();
+        bucket.create_consumer(config).await.ok()
+    })
+    .await;
+    let server = Server::start_unready(settings).await;
+    let line = server
+        .log_line(|line| {
+            line.level() == "WARN" && line.message().starts_with("which tokens are revoked can't")
+        })
+        .await;
+    assert!(line.text("error").contains("consumers"), "{}", line.whole());
+    // Events arrive, and that is all that is wrong.
+    server.metric_becomes("notify_bus_up", "", 1.0).await;
+    let says = server.not_ready().await;
+    assert!(says.contains("auth: which tokens are revoked"), "{says}");
+    knows_nothing_yet(&server).await;
+    let name = &reader.cached_info().name;
+    bucket.delete_consumer(name).await.unwrap();
+    server.ready().await;
+    is_refused(&server, &tokens::of_user(42)).await;
+    let _other = server.connect(7).await;
 }

@@ -8,7 +8,6 @@ mod entry;
 mod set;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -16,6 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 
 pub use entry::{Order, OrderError, Revocation, Terms, Whose};
 pub use set::{CAPACITY, Put};
@@ -31,15 +31,23 @@ pub struct Revocations(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     set: RwLock<RevocationSet>,
-    /// Whether what was revoked before this instance began is here.
-    complete: AtomicBool,
+    past: watch::Sender<Past>,
     metrics: Metrics,
+}
+
+/// Whether what was revoked before this instance began is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Past {
+    Known,
+    /// Not yet, and what was in the way last, if anything was.
+    Unknown(Option<Arc<str>>),
 }
 
 /// What revocations count.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     held: Gauge,
+    known: Gauge,
     unstored: Gauge,
     orders: Family<Outcome, Counter>,
 }
@@ -53,7 +61,7 @@ impl Default for Revocations {
     fn default() -> Self {
         Self(Arc::new(Inner {
             set: RwLock::new(RevocationSet::new(CAPACITY)),
-            complete: AtomicBool::new(false),
+            past: watch::Sender::new(Past::Unknown(None)),
             metrics: Metrics::default(),
         }))
     }
@@ -67,6 +75,11 @@ impl Revocations {
             "revocations",
             "Users and tokens that are revoked, as far as this instance knows",
             metrics.held.clone(),
+        );
+        registry.register(
+            "revocations_known",
+            "Whether this instance knows what was revoked before it started; until then it accepts no token",
+            metrics.known.clone(),
         );
         registry.register(
             "revocations_unstored",
@@ -171,15 +184,53 @@ impl Revocations {
         over
     }
 
-    /// What was revoked before is here.
+    /// What was revoked before is here, and stays so: whoever is cut off later goes on with what it knows.
     pub fn completed(&self) {
-        self.0.complete.store(true, Ordering::Relaxed);
+        self.0.metrics.known.set(1);
+        self.0.past.send_if_modified(|past| {
+            let changed = *past != Past::Known;
+            *past = Past::Known;
+            changed
+        });
+    }
+
+    /// What was revoked before can't be found out at the moment. Says whether that matters and is new.
+    pub fn delayed(&self, why: &str) -> bool {
+        self.0.past.send_if_modified(|past| match past {
+            Past::Unknown(known) if known.as_deref() != Some(why) => {
+                *past = Past::Unknown(Some(why.into()));
+                true
+            }
+            Past::Known | Past::Unknown(_) => false,
+        })
     }
 
     /// Whether what was revoked before this instance began is here.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.0.complete.load(Ordering::Relaxed)
+        *self.0.past.borrow() == Past::Known
+    }
+
+    /// What keeps it from being here, in words; `None` where it is.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        const UNKNOWN: &str = "which tokens are revoked is not known yet, so that none is accepted";
+        match &*self.0.past.borrow() {
+            Past::Known => None,
+            Past::Unknown(None) => Some(UNKNOWN.to_owned()),
+            Past::Unknown(Some(why)) => Some(format!("{UNKNOWN}: {why}")),
+        }
+    }
+
+    /// Ready once what was revoked before is here.
+    pub async fn known(&self) {
+        // The sender is this one's own.
+        let _ = self
+            .0
+            .past
+            .subscribe()
+            .wait_for(|past| *past == Past::Known)
+            .await;
     }
 
     fn show(&self, set: &RevocationSet) {

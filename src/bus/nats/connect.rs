@@ -46,8 +46,23 @@ pub enum ConnectError {
     #[error("nats.tls needs cert_file and key_file together, and only one is set")]
     HalfCertificate,
     /// NATS is not reachable, and `nats.required_at_start` is set.
-    #[error("NATS is not reachable and nats.required_at_start is set")]
-    Connect(#[from] async_nats::ConnectError),
+    #[error("NATS is not reachable at {servers}, and nats.required_at_start is set")]
+    Required {
+        /// The configured servers, masked.
+        servers: String,
+        /// Why.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+    /// NATS is not reachable, and who asks does not wait for it.
+    #[error("NATS is not reachable at {servers}")]
+    Unreachable {
+        /// The configured servers, masked.
+        servers: String,
+        /// Why.
+        #[source]
+        source: async_nats::ConnectError,
+    },
     /// The client refused a subscription.
     #[error("NATS subscription failed")]
     Subscribe(#[from] async_nats::SubscribeError),
@@ -71,7 +86,17 @@ pub(super) async fn connect(
     if !config.required_at_start {
         options = options.retry_on_initial_connect();
     }
-    Ok(options.connect(addresses(config)?).await?)
+    let connected = options.connect(addresses(config)?).await;
+    connected.map_err(|source| ConnectError::Required {
+        servers: servers(config),
+        source,
+    })
+}
+
+/// The configured servers for people, without what is secret in them.
+pub(super) fn servers(config: &NatsConfig) -> String {
+    let shown: Vec<String> = config.url.iter().map(ToString::to_string).collect();
+    shown.join(", ")
 }
 
 /// Checks the addresses.
@@ -88,7 +113,11 @@ pub fn check(config: &NatsConfig) -> Result<(), ConnectError> {
 /// As [`super::open`], and when no server is reachable.
 pub async fn connect_once(config: &NatsConfig) -> Result<Client, ConnectError> {
     let options = options(config).await?;
-    Ok(options.connect(addresses(config)?).await?)
+    let connected = options.connect(addresses(config)?).await;
+    connected.map_err(|source| ConnectError::Unreachable {
+        servers: servers(config),
+        source,
+    })
 }
 
 async fn options(config: &NatsConfig) -> Result<ConnectOptions, ConnectError> {

@@ -58,6 +58,8 @@ pub(super) struct Connection {
     /// taken the subscriptions that were sent before.
     probe: Subscriber,
     probe_subject: Subject,
+    /// The configured servers, for the log.
+    servers: String,
     /// Where the instances talk; who may not is alone, and no worse.
     peers: String,
     /// Where they are found, and whether it was said that this one is not, or may not answer.
@@ -106,6 +108,7 @@ impl Connection {
             events,
             probe,
             probe_subject,
+            servers: connect::servers(config),
             peers: format!("{}.", config.peers),
             service: match config.service.as_str() {
                 "" => DIRECTORY.to_owned(),
@@ -153,20 +156,23 @@ impl Connection {
         match event {
             Event::Connected => {
                 self.was_connected = true;
+                self.metrics.connected.set(1);
                 // A client that may not publish gets no answer, so that it is not waited for long.
                 self.confirm_by = Some(Instant::now() + CONFIRMATION);
                 let probe = self
                     .client
                     .publish(self.probe_subject.clone(), Bytes::new());
                 if let Err(error) = probe.await {
-                    warn!(error = error.to_string(), "NATS client error");
+                    let (error, servers) = (error.to_string(), &self.servers);
+                    warn!(error, servers, "NATS client error");
                 }
                 Some(Change::Connected)
             }
             Event::Disconnected => {
                 self.confirm_by = None;
                 self.metrics.disconnects.inc();
-                warn!("disconnected from NATS");
+                self.metrics.connected.set(0);
+                warn!(servers = self.servers, "disconnected from NATS");
                 Some(Change::Disconnected)
             }
             // Counted where they are reported.
@@ -179,10 +185,14 @@ impl Connection {
                 info!("the NATS connection is draining");
                 None
             }
-            Event::Closed => Some(Change::Closed),
+            Event::Closed => {
+                self.metrics.connected.set(0);
+                Some(Change::Closed)
+            }
             Event::ServerError(error) => self.server_error(&error.to_string()),
             Event::ClientError(error) => {
-                warn!(error = error.to_string(), "NATS client error");
+                let servers = &self.servers;
+                warn!(error = error.to_string(), servers, "NATS client error");
                 (!self.was_connected).then(|| Change::Unreachable(error.to_string()))
             }
         }

@@ -21,6 +21,7 @@ use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures_util::stream::select_all;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing::warn;
 use uuid::Uuid;
@@ -67,6 +68,7 @@ pub struct NatsBus {
 pub struct Metrics {
     dropped: Counter,
     disconnects: Counter,
+    connected: Gauge,
     log: LogMetrics,
 }
 
@@ -101,6 +103,11 @@ impl Metrics {
             "bus_disconnects",
             "Times that the connection to NATS was lost",
             self.disconnects.clone(),
+        );
+        registry.register(
+            "bus_connected",
+            "Whether there is a connection to NATS",
+            self.connected.clone(),
         );
         self.log.register(registry);
     }

@@ -64,7 +64,12 @@ async fn resolve(target: &Target) -> Result<String, Finding> {
 
 fn unreachable(target: &Target, addresses: &str, why: &str) -> Finding {
     let lower = why.to_ascii_lowercase();
-    let advice = if lower.contains("certificate") {
+    let advice = if lower.contains("causedasendentity") {
+        "what is shown is the certificate of an authority, which no client takes for a server: have the \
+         authority issue one for this name (basicConstraints CA:FALSE, the name in subjectAltName), and give \
+         the authority's own to clients, and here by --ca-file. `openssl req -x509` makes an authority unless \
+         it is told -addext basicConstraints=critical,CA:FALSE"
+    } else if lower.contains("certificate") {
         "the certificate is not one that browsers accept for this name: renew it, complete its chain, \
          or, where the authority is your own, name it with --ca-file"
     } else if lower.contains("refused") {
@@ -161,6 +166,11 @@ pub(super) async fn health(target: &Target) -> Finding {
     };
     let json = answer.json().unwrap_or_default();
     let version = json["version"].as_str().unwrap_or("?");
+    let problems = || {
+        let problems = json["problems"].as_array().into_iter().flatten();
+        let problems: Vec<&str> = problems.filter_map(|p| p.as_str()).collect();
+        problems.join("; ")
+    };
     match (answer.status, json["status"].as_str()) {
         (200, Some("ok")) => {
             let up = Duration::from_secs(json["uptime_secs"].as_u64().unwrap_or(0));
@@ -170,17 +180,14 @@ pub(super) async fn health(target: &Target) -> Finding {
                 humantime::format_duration(up)
             ))
         }
-        (_, Some("unhealthy")) => {
-            let problems = json["problems"].as_array().into_iter().flatten();
-            let problems: Vec<&str> = problems.filter_map(|p| p.as_str()).collect();
-            check.problem(
-                format!(
-                    "notify-server {version} is not ready: {}",
-                    problems.join("; ")
-                ),
-                "the server's log says more",
-            )
-        }
+        (200, Some("degraded")) => check.problem(
+            format!("notify-server {version} is degraded: {}", problems()),
+            "the server's log has the database's own words",
+        ),
+        (_, Some("unhealthy")) => check.problem(
+            format!("notify-server {version} is not ready: {}", problems()),
+            "the server's log says more",
+        ),
         (401 | 403 | 404, _) => check.warning(
             format!("/health is not served here ({})", answer.status),
             "nothing to do if that is meant: instances can be asked behind the proxy",

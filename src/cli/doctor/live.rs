@@ -43,11 +43,14 @@ pub(super) async fn examine(target: &Target, publish: bool) -> Live {
     let status = stream.response.status().as_u16();
     if status != 200 {
         let advice = match status {
-            429 | 503 => "the server is full or not ready; Retry-After says when to come back",
+            429 | 503 => {
+                "if that lasts longer than Retry-After says: /health and the server's log have the reason"
+            }
             _ => "check what answers /events",
         };
+        let says = target.complaint(stream.response).await;
         live.findings
-            .push(Check::Headers.problem(format!("/events answers {status}"), advice));
+            .push(Check::Headers.problem(format!("/events answers {says}"), advice));
         return live;
     }
     live.findings.push(headers(stream.response.headers()));
@@ -130,11 +133,19 @@ fn first_byte(stream: &Stream, timeout: Duration) -> Finding {
 fn confirmation(event: &Value) -> Finding {
     let chats = event["connected_chats"].as_array().map_or(0, Vec::len);
     let interval = Duration::from_millis(event["ping_interval_ms"].as_u64().unwrap_or(0));
-    Check::Confirmation.ok(format!(
+    let said = format!(
         "user {}, {chats} chats, pings every {}",
         event["user_id"],
         seconds(interval)
-    ))
+    );
+    match chats {
+        0 => Check::Confirmation.warning(
+            said,
+            "fine for a user who is in no chat; else run database.membership_query by hand with this user's id: \
+             the stream has the user's own events and no chat's",
+        ),
+        _ => Check::Confirmation.ok(said),
+    }
 }
 
 /// How far the server's clock is ahead, in milliseconds, taking the event to have been made between

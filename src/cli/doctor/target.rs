@@ -131,6 +131,16 @@ impl Target {
         }
     }
 
+    /// What an answer of which only the head was read complains about.
+    pub(super) async fn complaint(&self, response: Response) -> String {
+        let (status, now) = (response.status(), Instant::now());
+        let rest = read(response, now, now);
+        match tokio::time::timeout(self.timeout, rest).await {
+            Ok(Ok(answer)) => answer.complaint(),
+            Ok(Err(_)) | Err(_) => status.to_string(),
+        }
+    }
+
     fn with_token(&self, request: RequestBuilder) -> RequestBuilder {
         let request = request.header(AUTHORIZATION, self.token.clone());
         match &self.origin {
@@ -157,13 +167,15 @@ impl Answer {
         let detail = problem.as_ref().and_then(|json| json["detail"].as_str());
         match detail {
             Some(detail) => format!("{}: {detail}", self.status),
-            None => {
-                let known = reqwest::StatusCode::from_u16(self.status).ok();
-                let reason = known.and_then(|status| status.canonical_reason());
-                let reason = reason.unwrap_or("which has no name");
-                format!("{} {reason}, and not from notify-server", self.status)
-            }
+            None => format!("{}, and not from notify-server", self.status_text()),
         }
+    }
+
+    /// The status and what it is called.
+    pub(super) fn status_text(&self) -> String {
+        let known = reqwest::StatusCode::from_u16(self.status).ok();
+        let reason = known.and_then(|status| status.canonical_reason());
+        format!("{} {}", self.status, reason.unwrap_or("which has no name"))
     }
 }
 

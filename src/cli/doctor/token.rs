@@ -1,6 +1,8 @@
 //! What the token says of itself, and what the server says to it. The token is not verified here:
 //! only the server has the key.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use notify_server::event::Timestamp;
@@ -38,10 +40,25 @@ pub(super) async fn examine(target: &Target) -> (Finding, bool) {
     match answer.status {
         200 => (accepted(claims.as_ref(), now), true),
         401 => (refused(claims.as_ref(), &answer, now), false),
+        429 | 503 => {
+            let advice = "the server takes no tokens, or no streams, at the moment: /health and its log have the reason";
+            (
+                Check::Token.problem(why(target, &answer).await, advice),
+                false,
+            )
+        }
         _ => {
             let advice = "the token was not even looked at: check what answers /events";
             (Check::Token.problem(answer.complaint(), advice), false)
         }
+    }
+}
+
+/// Why there is no stream, which an answer without a body can't say.
+async fn why(target: &Target, head: &Answer) -> String {
+    match target.head(target.stream("/events"), Duration::ZERO).await {
+        Ok(answer) if !answer.status().is_success() => target.complaint(answer).await,
+        Ok(_) | Err(_) => head.status_text(),
     }
 }
 

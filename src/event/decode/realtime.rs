@@ -122,6 +122,13 @@ fn message_received(body: &Fields<'_>, now: Timestamp) -> Result<Decoded, FieldE
         None => inner.chat("chat_id")?,
     };
     let audience = match body.optional::<Vec<UserId>>("recipients")? {
+        Some(users) if users.is_empty() => {
+            return Err(FieldError::Wrong {
+                field: "recipients".to_owned(),
+                problem: "an empty list is nobody: name users, or leave it out for all of the chat"
+                    .to_owned(),
+            });
+        }
         Some(users) => Audience::channels(users.iter().map(Channel::user).collect()),
         None => Audience::channel(Channel::chat(&chat)),
     };

@@ -87,7 +87,7 @@ const REFUSALS: [Refusal; 13] = [
     Refusal {
         status: 429,
         name: "TooMany",
-        means: "More streams or messages than this user, or this address, may have.",
+        means: "More streams or messages than this user, or this address, may have, or too many bad tokens from it.",
         header: RETRY_AFTER,
     },
     Refusal {
@@ -105,7 +105,7 @@ const REFUSALS: [Refusal; 13] = [
     Refusal {
         status: 503,
         name: "Unavailable",
-        means: "The server can't do this now: the bus, the database or the keys are away, or it is full, short of memory or stopping.",
+        means: "The server can't do this now: the bus, the database or the keys are away, which tokens are revoked or which chats the user has can't be found out, or it is full, short of memory or stopping.",
         header: RETRY_AFTER,
     },
 ];
@@ -174,7 +174,7 @@ macro_rules! groups {
 
 groups! {
     /// What whoever asks for a token can answer.
-    ForToken: [401, 403, 414, 422, 431, 503];
+    ForToken: [401, 403, 414, 422, 429, 431, 503];
     /// What whoever reads a body can answer.
     ForBody: [408, 413, 422];
     /// What whoever counts what users do can answer.

@@ -215,13 +215,16 @@ impl Shard {
         };
         for (channel, listeners) in self.registry.channels() {
             let name = channel.resource().as_str();
-            let name = match stats.resources.contains_key(name) {
-                false if stats.resources.len() >= RESOURCES => "other",
-                _ => name,
+            if let Some(census) = stats.resources.get_mut(name) {
+                census.add(channel, listeners);
+                continue;
+            }
+            let name = match stats.resources.len() < RESOURCES {
+                true => name,
+                false => "other",
             };
-            let sum = stats.resources.entry(name.to_owned()).or_default();
-            sum.channels += 1;
-            sum.listeners += listeners;
+            let census = stats.resources.entry(name.to_owned()).or_default();
+            census.add(channel, listeners);
         }
         stats
     }

@@ -91,6 +91,11 @@ impl Nats {
         self.process = None;
     }
 
+    /// Has the server read its configuration again.
+    pub(crate) fn reload(&self) {
+        self.process.as_ref().expect("NATS runs").signal("HUP");
+    }
+
     /// Asks the server to stop and waits until it has; what it keeps is then in its folder.
     pub(crate) async fn stop(&mut self) {
         if let Some(process) = self.process.take() {

@@ -376,7 +376,9 @@ impl LogTask {
                 ),
             ),
         };
-        let healthy = up && silence.is_none();
+        // Of the log alone: what else keeps events from arriving is the bus's.
+        let asked = !matches!(self.link, Link::Down(_));
+        let healthy = asked && following && silence.is_none();
         self.metrics.up.set(i64::from(healthy));
         self.status.set_if_changed(up, &detail);
     }

@@ -1,0 +1,200 @@
+//! Whether the query for a user's chats works, found out before anybody needs it: it is tried at the start, again
+//! and again while it does not work, now and then while it does, and at once when a look-up says otherwise.
+//!
+//! A server whose query does not work is ready all the same, since not everybody has chats.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::database::{DatabaseError, Fault};
+
+/// Between two trials of a query that works, and of one that does not.
+const CALM: Duration = Duration::from_secs(30);
+const DOUBTFUL: Duration = Duration::from_secs(3);
+
+/// The least time between two trials, however many look-ups fail.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// What is known of the query. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trial(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    found: Mutex<Found>,
+    /// A look-up had another outcome than the last trial.
+    doubt: Notify,
+}
+
+/// What the last trial has found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Found {
+    #[default]
+    Nothing,
+    Works,
+    /// The query has to be changed, or the database.
+    Fails(Fault),
+    /// The database could not be asked, and what was found before need not be so any more.
+    Unknown(Fault),
+}
+
+/// 1 while the query can't work.
+pub(super) type Refused = Gauge<u64, AtomicU64>;
+
+impl Trial {
+    /// What is wrong with the query and what to do, in words; `None` where nothing is known to be.
+    pub(super) fn problem(&self) -> Option<String> {
+        match *self.0.found.lock() {
+            Found::Fails(fault) => Some(problem(fault)),
+            Found::Nothing | Found::Works | Found::Unknown(_) => None,
+        }
+    }
+
+    /// What is known, in words.
+    pub(super) fn detail(&self) -> &'static str {
+        match *self.0.found.lock() {
+            Found::Works => "database.membership_query works",
+            Found::Fails(_) => "database.membership_query can't work",
+            Found::Nothing | Found::Unknown(_) => "database.membership_query could not be tried",
+        }
+    }
+
+    /// Somebody's chats were looked up: one more reason to try, or none.
+    pub(super) fn saw<T>(&self, result: &Result<T, DatabaseError>) {
+        let works = match result {
+            Ok(_) => true,
+            Err(error) if error.fault().is_of_query() => false,
+            Err(_) => return,
+        };
+        if (*self.0.found.lock() == Found::Works) != works {
+            self.0.doubt.notify_one();
+        }
+    }
+
+    /// Tries again and again, by `attempt`. Never ends.
+    pub(super) async fn run<F>(&self, refused: &Refused, mut attempt: impl FnMut() -> F)
+    where
+        F: Future<Output = Result<(), DatabaseError>>,
+    {
+        loop {
+            let found = self.judge(attempt().await);
+            refused.set(u64::from(matches!(found, Found::Fails(_))));
+            tokio::time::sleep(LEAST).await;
+            let pause = if found == Found::Works {
+                CALM
+            } else {
+                DOUBTFUL
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.0.doubt.notified() => {}
+            }
+        }
+    }
+
+    /// Takes in the outcome of a trial. What is new has a line in the log.
+    fn judge(&self, result: Result<(), DatabaseError>) -> Found {
+        let found = match &result {
+            Ok(()) => Found::Works,
+            Err(error) if error.fault().is_of_query() => Found::Fails(error.fault()),
+            Err(error) => Found::Unknown(error.fault()),
+        };
+        let before = std::mem::replace(&mut *self.0.found.lock(), found);
+        if before == found {
+            return found;
+        }
+        match (found, result) {
+            (Found::Fails(fault), Err(error)) => warn!(
+                reason = error.reason(),
+                advice = advice(fault),
+                "the chats of users can't be looked up, and every stream of a user's chats is refused"
+            ),
+            (Found::Unknown(_), Err(error)) => warn!(
+                reason = error.reason(),
+                "database.membership_query can't be tried at the moment"
+            ),
+            _ if before != Found::Nothing => info!("the chats of users can be looked up again"),
+            _ => {}
+        }
+        found
+    }
+}
+
+/// What is wrong with looking up chats, and what would be right where somebody has to change something.
+pub(super) fn problem(fault: Fault) -> String {
+    match fault.is_of_query() {
+        true => format!("{fault}; {}", advice(fault)),
+        false => fault.to_string(),
+    }
+}
+
+fn advice(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Table => {
+            "have database.membership_query read a table of this database, or have `notify-server migrate` make \
+             the default one"
+        }
+        Fault::Column => "correct database.membership_query",
+        Fault::Permission => "grant the role of database.url SELECT on it",
+        Fault::Type => {
+            "have database.membership_query compare $1 with the user's id, and give chat ids in its first column"
+        }
+        _ => "run database.membership_query by hand with the role of database.url",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(error: sqlx::Error) -> Result<(), DatabaseError> {
+        Err(error.into())
+    }
+
+    #[tokio::test]
+    async fn only_a_query_that_can_not_work_is_a_problem() {
+        let trial = Trial::default();
+        assert_eq!(trial.problem(), None);
+        trial.judge(failed(sqlx::Error::PoolTimedOut));
+        assert_eq!(trial.problem(), None);
+        trial.judge(Err(DatabaseError::Column("NUMERIC".to_owned())));
+        let says = trial.problem().unwrap();
+        assert!(says.contains("no integer") && says.contains("database.membership_query"));
+        // What can't be asked is not known to be wrong.
+        trial.judge(failed(sqlx::Error::PoolClosed));
+        assert_eq!(trial.problem(), None);
+        trial.judge(Ok(()));
+        assert_eq!(trial.detail(), "database.membership_query works");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_up_that_says_otherwise_has_it_tried_at_once() {
+        let trial = Trial::default();
+        let (refused, tried) = (Refused::default(), std::cell::Cell::new(0));
+        let attempts = trial.run(&refused, || {
+            tried.set(tried.get() + 1);
+            async { Ok(()) }
+        });
+        tokio::select! {
+            () = attempts => unreachable!("it never ends"),
+            () = async {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                trial.saw(&Ok(()));
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                assert_eq!(tried.get(), 1);
+                // However often it is said.
+                for _ in 0..1_000 {
+                    trial.saw::<()>(&Err(DatabaseError::Parameter("BOOL".to_owned())));
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            } => {}
+        }
+        assert!((2..=4).contains(&tried.get()), "{}", tried.get());
+    }
+}
