@@ -10,6 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
+use notify_server::auth::revocation::LONGEST_AGE;
 use notify_server::config::Config;
 use notify_server::event::{Timestamp, UserId};
 use serde::Deserialize;
@@ -19,6 +20,9 @@ use super::caller::{Caller, NOBODY};
 
 /// How long the server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A day, in seconds.
+const DAY: u64 = 86_400;
 
 /// What to revoke, and where.
 #[derive(Debug, Args)]
@@ -93,7 +97,16 @@ fn order(whose: Whose) -> anyhow::Result<Value> {
         .collect();
     let mut order = json!({ "token_hash": hex });
     if let Some(expires_at) = expiry(signed) {
-        order["expires_at"] = Value::from(expires_at);
+        // A day less, since the server's clock may be another.
+        let most = LONGEST_AGE.as_secs() - DAY;
+        let latest = Timestamp::now().as_millis() / 1000 + most;
+        if expires_at > latest {
+            eprintln!(
+                "the token lives for longer than a revocation can last: revoke it again within {} days",
+                most / DAY
+            );
+        }
+        order["expires_at"] = Value::from(expires_at.min(latest));
     }
     Ok(order)
 }

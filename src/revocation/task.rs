@@ -186,11 +186,14 @@ impl RevocationTask {
     /// Takes in what others have stored, and stores what is not.
     async fn look(&self, bucket: &Bucket, place: &mut Place) -> Result<(), BucketError> {
         let revocations = self.revoker.revocations();
+        let mut over = Vec::new();
         loop {
             match bucket.changes(*place).await? {
                 Changes::NoBucket => {
                     *place = Place::default();
                     let (all, stored) = revocations.unstore();
+                    // Nothing is stored that is not known, whether or not there can be a bucket.
+                    revocations.completed();
                     if stored > 0 {
                         warn!(
                             stored,
@@ -207,7 +210,7 @@ impl RevocationTask {
                     place: reached,
                     more,
                 } => {
-                    self.learn(bucket, records).await;
+                    over.extend(self.learn(records).await);
                     *place = reached;
                     if !more {
                         break;
@@ -219,11 +222,14 @@ impl RevocationTask {
         for revocation in revocations.unstored(STORED_TOGETHER) {
             self.revoker.store(&revocation).await?;
         }
-        self.remove(bucket, revocations.forget()).await;
+        // Last, one by one: nobody who comes with a token waits for it.
+        over.extend(revocations.forget());
+        self.remove(bucket, over).await;
         Ok(())
     }
 
-    async fn learn(&self, bucket: &Bucket, records: Vec<(String, Bytes)>) {
+    /// Gives those that are over.
+    async fn learn(&self, records: Vec<(String, Bytes)>) -> Vec<Mark> {
         let (mut news, mut over) = (Vec::new(), Vec::new());
         let now = Timestamp::now().as_millis() / 1000;
         for (key, value) in records {
@@ -243,7 +249,7 @@ impl RevocationTask {
             }
         }
         self.end(&news).await;
-        self.remove(bucket, over).await;
+        over
     }
 
     /// One instance removes what is over from the bucket.

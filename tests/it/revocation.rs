@@ -484,6 +484,14 @@ async fn the_command_revokes_through_a_running_server() {
         done.stderr.contains("the token is refused anyway"),
         "{done:?}"
     );
+    // One that lives for years can't be revoked for as long.
+    let years = Token::of(8).expires_in(900 * 86_400);
+    let years = years.sign_hs256(tokens::SECRET);
+    std::fs::write(&file, &years).unwrap();
+    let done = run(&["--token-file", "token.txt"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.stderr.contains("within 399 days"), "{done:?}");
+    is_refused(&server, &years).await;
     let done = run(&["--token-id", "some-jti"]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
     let none = run(&[]).await;

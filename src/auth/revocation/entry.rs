@@ -14,7 +14,7 @@ use crate::event::{Timestamp, UserId};
 const LONGEST_ID: usize = 512;
 
 /// How long something can stay revoked: longer than any token should live.
-const LONGEST_AGE: Duration = Duration::from_secs(400 * 24 * 3600);
+pub const LONGEST_AGE: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// How far the clock of whoever revokes may be ahead, in seconds.
 const AHEAD: u64 = 60;

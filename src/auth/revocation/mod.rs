@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-pub use entry::{Order, OrderError, Revocation, Terms, Whose};
+pub use entry::{LONGEST_AGE, Order, OrderError, Revocation, Terms, Whose};
 pub use set::{CAPACITY, Put};
 
 use crate::credential::{Credential, Mark};
