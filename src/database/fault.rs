@@ -33,6 +33,8 @@ pub enum Fault {
     TooMany,
     /// Anything else that the database has against the query.
     Refused,
+    /// The database does not answer for this value, or at this moment.
+    Once,
 }
 
 impl Fault {
@@ -58,6 +60,7 @@ impl fmt::Display for Fault {
             Self::Type => "the query takes or gives something that is no integer, text or UUID",
             Self::TooMany => "the query gives more rows than one user can have",
             Self::Refused => "the database refuses the query",
+            Self::Once => "the database refuses the query for this user or at this moment",
         })
     }
 }
@@ -111,8 +114,12 @@ fn of_sqlstate(code: &str) -> Fault {
         "42501" => Fault::Permission,
         "57014" => Fault::Slow,
         // Who we say that we are, which database, and whether it has room.
-        _ if ["28", "3D", "53", "58"].contains(&code.get(..2).unwrap_or("")) => Fault::Away,
-        _ => Fault::Refused,
+        _ => match code.get(..2).unwrap_or("") {
+            "28" | "3D" | "53" | "58" => Fault::Away,
+            // A value that is none, a conflict, what is locked, and what a function raises by itself.
+            "22" | "40" | "55" | "P0" => Fault::Once,
+            _ => Fault::Refused,
+        },
     }
 }
 
@@ -163,6 +170,9 @@ mod tests {
             (Fault::Away, false),
             (Fault::Slow, false),
             (Fault::TooMany, false),
+            (of_sqlstate("P0001"), false),
+            (of_sqlstate("22004"), false),
+            (of_sqlstate("40001"), false),
         ] {
             assert_eq!(fault.is_of_query(), lasting, "{fault}");
         }

@@ -4,7 +4,7 @@
 //! A server whose query does not work is ready all the same, since not everybody has chats.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -28,6 +28,8 @@ pub(super) struct Trial(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     found: Mutex<Found>,
+    /// A user's look-up has worked since one was refused: better proof than a trial for nobody.
+    proven: AtomicBool,
     /// A look-up had another outcome than the last trial.
     doubt: Notify,
 }
@@ -72,6 +74,7 @@ impl Trial {
             Err(error) if error.fault().is_of_query() => false,
             Err(_) => return,
         };
+        self.0.proven.store(works, Ordering::Relaxed);
         if (*self.0.found.lock() == Found::Works) != works {
             self.0.doubt.notify_one();
         }
@@ -101,7 +104,10 @@ impl Trial {
     /// Takes in the outcome of a trial. What is new has a line in the log.
     fn judge(&self, result: Result<(), DatabaseError>) -> Found {
         let found = match &result {
-            Ok(()) => Found::Works,
+            Ok(()) | Err(DatabaseError::TooMany(_)) => Found::Works,
+            Err(error) if error.fault().is_of_query() && self.0.proven.load(Ordering::Relaxed) => {
+                Found::Works
+            }
             Err(error) if error.fault().is_of_query() => Found::Fails(error.fault()),
             Err(error) => Found::Unknown(error.fault()),
         };
@@ -171,6 +177,26 @@ mod tests {
         assert_eq!(trial.problem(), None);
         trial.judge(Ok(()));
         assert_eq!(trial.detail(), "database.membership_query works");
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_works_is_better_proof_than_a_trial_for_nobody() {
+        let trial = Trial::default();
+        let refused = || Err(DatabaseError::Column("NUMERIC".to_owned()));
+        trial.judge(refused());
+        assert!(trial.problem().is_some());
+        trial.saw(&Ok(()));
+        assert_eq!(trial.judge(refused()), Found::Works);
+        assert_eq!(trial.problem(), None);
+        // Until one is refused.
+        trial.saw::<()>(&refused());
+        trial.judge(refused());
+        assert!(trial.problem().is_some());
+        // Nobody has too many chats.
+        assert_eq!(
+            trial.judge(Err(DatabaseError::TooMany(20_000))),
+            Found::Works
+        );
     }
 
     #[tokio::test(start_paused = true)]

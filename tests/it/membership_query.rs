@@ -152,6 +152,33 @@ async fn whatever_keeps_the_query_from_working_is_named() {
 }
 
 #[tokio::test]
+async fn a_query_that_only_refuses_nobody_is_well() {
+    let postgres = Postgres::start().await;
+    postgres
+        .execute(&format!(
+            "{}; CREATE FUNCTION chats_of(whom bigint) RETURNS SETOF bigint LANGUAGE plpgsql AS $$ BEGIN
+                IF whom IS NULL THEN RAISE EXCEPTION 'who?'; END IF;
+                RETURN QUERY SELECT chat_id FROM chat_members WHERE user_id = whom;
+            END $$",
+            sqlite::CHAT_MEMBERS
+        ))
+        .await;
+    let strict = at(&postgres.url()).set("database.membership_query", "SELECT * FROM chats_of($1)");
+    let server = Server::start(strict).await;
+    let line = server
+        .log_line(|line| line.message() == "database.membership_query can't be tried at the moment")
+        .await;
+    assert_eq!(line.text("reason"), "who?");
+    let stream = server.connect(2).await;
+    assert_eq!(health(&server).await.1["status"], "ok");
+    assert_eq!(
+        server.metric("notify_membership_query_refused", "").await,
+        0.0
+    );
+    drop(stream);
+}
+
+#[tokio::test]
 async fn a_table_that_goes_and_comes_back_is_noticed_while_the_server_runs() {
     let mut postgres = Postgres::start().await;
     postgres.execute(sqlite::CHAT_MEMBERS).await;
