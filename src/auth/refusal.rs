@@ -113,18 +113,16 @@ impl TokenError {
         }
     }
 
-    /// Whether anybody could have made what was shown, rather than that a key or an instance has vouched for it at
-    /// some time.
+    /// Whether what was shown was never good for anything. A token by a key that is not known may be that of an honest
+    /// client, from before the key was changed, which has to be told that it needs another one.
     #[must_use]
-    pub fn is_anybodys(&self) -> bool {
+    pub fn is_junk(&self) -> bool {
         matches!(
             self,
             Self::TooLarge(..)
                 | Self::Malformed(_)
                 | Self::Unsigned
                 | Self::Algorithm
-                | Self::UnknownKey
-                | Self::Signature
                 | Self::Ticket
         )
     }

@@ -1,4 +1,4 @@
-//! How many tokens that nobody has signed are answered one by one for an address: beyond that the answer is 429.
+//! How many tokens that were never good for anything are answered one by one for an address: beyond that the answer is 429.
 //!
 //! Whoever shows a good token is let in all the same, from whatever address: who is counted is only known once the
 //! token was looked at, and one client with a fault must not lock out the others behind its address. So this

@@ -33,7 +33,7 @@ pub struct ServerConfig {
     pub connection_rate: u32,
     /// New streams from one address in each second; 0 for no limit.
     pub connection_rate_per_address: u32,
-    /// Tokens that nobody has signed from one address, in each second, that are answered with 401; 0 for no limit.
+    /// Tokens from one address that were never good for anything, in each second, that are answered with 401; 0 for no limit.
     pub bad_token_rate_per_address: u32,
     /// The networks of proxies that may say for whom they speak.
     #[serde(deserialize_with = "one_or_more")]

@@ -172,7 +172,7 @@ fn refused(request: &HttpRequest, error: TokenError) -> ApiError {
     let counted = request
         .app_data::<Data<Proxies>>()
         .zip(request.app_data::<Data<BadTokens>>())
-        .filter(|_| error.is_anybodys());
+        .filter(|_| error.is_junk());
     let taken = counted.and_then(|(proxies, bad_tokens)| {
         let address = origin(request, proxies)?.network?;
         Some(bad_tokens.take(address, Instant::now()))

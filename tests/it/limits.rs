@@ -271,9 +271,8 @@ async fn a_second_token_of_a_user_is_no_second_rate() {
 
 /// Shows a bad token from where `request` comes until it is one too many; each before is told what is wrong.
 async fn until_too_many(server: &Server, request: impl Fn() -> Request) -> Response {
-    let forged = tokens::Token::of(1).sign_hs256("somebody else's secret of some length");
     loop {
-        let response = server.send(request().bearer(&forged)).await;
+        let response = server.send(request().bearer("not-a-token")).await;
         match response.status {
             401 => assert!(response.header("www-authenticate").is_some()),
             _ => return response,
@@ -293,19 +292,21 @@ async fn bad_tokens_of_an_address_are_slowed_down_and_good_ones_let_in() {
         assert!((1..=10).contains(&retry), "{retry}");
         let says = problem(response, 429).await["detail"].to_string();
         assert!(says.contains("too many bad tokens come from this address"));
-        assert!(says.contains("signature is not valid"), "{says}");
+        assert!(says.contains("three parts"), "{says}");
         // Those behind the same address: with a good token, and with one that was good.
         is_let_in(&server, 3).await;
         let expired = tokens::Token::of(4).expires_in(-600);
         let expired = expired.sign_hs256(tokens::SECRET);
         assert_eq!(server.events(&expired).await.status, 401);
+        // Or may have been, before the key was changed.
+        let forged = tokens::Token::of(1).sign_hs256("somebody else's secret of some length");
+        assert_eq!(server.events(&forged).await.status, 401);
         assert_eq!(server.get("/events").await.status, 401);
     }
     assert_eq!(server.limited("bad_tokens").await, 5.0);
     let line = server.limit_line("bad_tokens").await;
     assert_eq!(line.text("address"), "127.0.0.1");
-    let forged = tokens::Token::of(1).sign_hs256("somebody else's secret of some length");
-    let elsewhere = here().bearer(&forged).from("127.0.0.2");
+    let elsewhere = here().bearer("not-a-token").from("127.0.0.2");
     assert_eq!(server.send(elsewhere).await.status, 401);
     is_alive(&server, &mut living, 1).await;
     // Without a limit there is none.
@@ -314,7 +315,7 @@ async fn bad_tokens_of_an_address_are_slowed_down_and_good_ones_let_in() {
         .reload_with(&settings.set("server.bad_token_rate_per_address", 0))
         .await;
     for _ in 0..10 {
-        assert_eq!(server.events(&forged).await.status, 401);
+        assert_eq!(server.events("not-a-token").await.status, 401);
     }
 }
 
@@ -330,12 +331,11 @@ async fn bad_tokens_count_for_whom_a_trusted_proxy_speaks() {
     refused(response, 429).await;
     let line = server.limit_line("bad_tokens").await;
     assert_eq!(line.text("address"), "192.0.2.1");
-    let forged = tokens::Token::of(1).sign_hs256("somebody else's secret of some length");
-    let other = of("192.0.2.2")().bearer(&forged);
+    let other = of("192.0.2.2")().bearer("not-a-token");
     assert_eq!(server.send(other).await.status, 401);
     // Behind the proxy itself there may be anybody.
     for _ in 0..10 {
-        assert_eq!(server.events(&forged).await.status, 401);
+        assert_eq!(server.events("not-a-token").await.status, 401);
     }
 }
 
