@@ -25,6 +25,9 @@ const EXCERPT: usize = 120;
 const IDS: usize = 4;
 const LONGEST_ID: usize = 200;
 
+/// The largest payload, in bytes, that is looked through for them: a rejected event must not cost more than a good one.
+const READ_FOR_IDS: usize = 16 * 1024;
+
 /// How deep in a payload its id may stand: in the message of a variant.
 const DEPTH: usize = 2;
 
@@ -114,7 +117,9 @@ impl Rejections {
 /// The ids that a payload has of its own: at the top, in its message, or in either of them within a variant.
 fn ids_in(payload: &[u8]) -> Vec<String> {
     let mut ids = Vec::new();
-    if let Ok(Value::Object(payload)) = serde_json::from_slice(payload) {
+    if payload.len() <= READ_FOR_IDS
+        && let Ok(Value::Object(payload)) = serde_json::from_slice(payload)
+    {
         collect(&payload, DEPTH, &mut ids);
     }
     ids.truncate(IDS);

@@ -31,8 +31,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 pub(super) type Arriving<T> = LocalBoxFuture<'static, Option<Arrived<T>>>;
 
 /// A socket that was accepted.
-pub(super) struct Entering<T> {
-    pub(super) arriving: Arriving<T>,
+pub(super) struct Entering {
     pub(super) connection: Connection,
     /// Nobody enters any more.
     pub(super) stop: CancellationToken,
@@ -49,14 +48,17 @@ struct Served {
     shared: bool,
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Entering<T> {
+impl Entering {
     /// Serves it until it ends, or has to make room.
-    pub(super) async fn serve(mut self, serve: Rc<dyn Serve<T>>) {
+    pub(super) async fn serve<T>(self, arriving: Arriving<T>, serve: Rc<dyn Serve<T>>)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         let Some(Served {
             requests,
             peer,
             shared,
-        }) = self.enter(serve).await
+        }) = self.enter(arriving, serve).await
         else {
             return;
         };
@@ -75,12 +77,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Entering<T> {
     }
 
     /// `None` if it ends, or has to go, before it is known what is spoken on it.
-    async fn enter(&mut self, serve: Rc<dyn Serve<T>>) -> Option<Served> {
+    async fn enter<T>(&self, arriving: Arriving<T>, serve: Rc<dyn Serve<T>>) -> Option<Served>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         let (stream, protocol, peer) = tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
             () = self.connection.asked_to_leave() => None,
-            arrived = &mut self.arriving => arrived,
+            arrived = arriving => arrived,
         }?;
         let ip = peer.map(|peer| peer.ip());
         let shared = (protocol == HttpProtocol::Http2).then(|| SharedConnection(self.end.clone()));

@@ -280,13 +280,12 @@ impl Thread {
                 Ok((stream, place)) => {
                     find_dead_peers(&stream, self.settings.dead_after);
                     let socket = Entering {
-                        arriving: enter(stream),
                         connection: Connection::new(place),
                         stop: self.stop.clone(),
                         end: ends.child_token(),
                         limits: limits.clone(),
                     };
-                    connections.spawn_local(socket.serve(Rc::clone(&serve)));
+                    connections.spawn_local(socket.serve(enter(stream), Rc::clone(&serve)));
                 }
                 Err(error) => {
                     warn!(

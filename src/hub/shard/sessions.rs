@@ -58,10 +58,11 @@ impl Shard {
         comeback: Comeback,
         now: Instant,
     ) -> Result<Vec<ChatId>, Vec<ChatId>> {
-        // Until the replay is planned, the history stays what it is.
         let history = Arc::clone(&self.history);
-        let history = history.read();
-        if comeback.is_outrun(&history) {
+        // What was found to be in the history has to stay there until the replay is planned. For others whoever takes
+        // events in need not wait.
+        let kept = comeback.lasting.then(|| history.read());
+        if kept.as_ref().is_some_and(|kept| comeback.is_outrun(kept)) {
             return Err(chats);
         }
         let (timing, unlogged) = (self.timing, self.unlogged);
@@ -95,8 +96,9 @@ impl Shard {
         let interest = scope.interest(&user, chats.clone());
         let channels = matches!(scope, Scope::Named(_)).then_some(&channels[..]);
         let head = self.head;
-        let replay = replay::plan(&history, interest.clone(), comeback, head, Timestamp::now());
-        drop(history);
+        let kept = kept.unwrap_or_else(|| history.read());
+        let replay = replay::plan(&kept, interest.clone(), comeback, head, Timestamp::now());
+        drop(kept);
         self.confirm(key, &interest, channels, replay, now);
         Ok(chats)
     }
