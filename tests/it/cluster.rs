@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use crate::support::{Backend, Cluster, Event, EventStream, Server, Settings};
+use crate::support::{Backend, Cluster, DEADLINE, Event, EventStream, Server, Settings};
 
 /// One cluster at a time: three servers that elect leaders are a load for a small machine, and
 /// late elections only make everything later.
@@ -116,7 +116,10 @@ async fn a_server_whose_node_is_killed_goes_on_at_another_and_fills_the_hole() {
     server.ready().await;
     let node = cluster.node_of_server().await;
     let backend = cluster.backend((node + 1) % 3).await;
-    cluster.lead_elsewhere(&backend, &[node]).await;
+    // So that the last node that is left is the one that leads: it goes on to answer.
+    cluster
+        .lead_elsewhere(&backend, &[node, (node + 1) % 3])
+        .await;
     let mut stream = server.connect(1).await;
     backend.count(5, 0..10).await;
     let mut events = Vec::new();
@@ -135,9 +138,16 @@ async fn a_server_whose_node_is_killed_goes_on_at_another_and_fills_the_hole() {
 
     // One alone is no majority: NATS is there, and the log does not answer for long.
     cluster.kill((node + 1) % 3);
+    // A leader notices after some 20 s that it is alone.
+    let alone = async {
+        while server.metric("notify_log_up", "").await > 0.0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let noticed = tokio::time::timeout(2 * DEADLINE, alone).await;
+    assert!(noticed.is_ok(), "a log that takes in nothing is up");
     let says = server.not_ready_because("the log does not answer").await;
     assert!(says.contains("connected to NATS"), "{says}");
-    assert_eq!(server.metric("notify_log_up", "").await, 0.0);
 
     // And when all are gone, it says so.
     cluster.kill((node + 2) % 3);

@@ -111,7 +111,14 @@ impl LogStream {
 
     async fn info(&self) -> Result<Info, LogError> {
         let subject = format!("STREAM.INFO.{}", self.name());
-        self.request(&subject, &()).await
+        let info = self.request(&subject, &()).await?;
+        if is_led(&info) {
+            return Ok(info);
+        }
+        // The last node that is left tells what it has, and takes in nothing.
+        Err(LogError::Unavailable(
+            "the JetStream stream has no leader: too few nodes of the NATS cluster run".to_owned(),
+        ))
     }
 
     async fn create(&self) -> Result<Info, LogError> {
@@ -268,6 +275,17 @@ fn wanted(config: &JetStreamConfig, subjects: &[Pattern]) -> Config {
         }),
         ..Config::default()
     }
+}
+
+/// Whether a node leads the stream, as it is where NATS is no cluster.
+fn is_led(info: &Info) -> bool {
+    let cluster = info.cluster.as_ref();
+    cluster.is_none_or(|cluster| {
+        cluster
+            .leader
+            .as_deref()
+            .is_some_and(|name| !name.is_empty())
+    })
 }
 
 fn extent(info: &Info) -> Extent {
