@@ -43,18 +43,24 @@ impl Remains {
     pub(crate) async fn settled(guest: &Guest, pid: u32) -> Result<Self> {
         let mut last = Self::now(guest, pid).await?;
         let mut same = 0;
+        // That of the request that asks may be among them, or just have been closed.
+        let mut sockets = last.sockets;
         for _ in 0..LOOKS {
             sleep(LOOK).await;
             let next = Self::now(guest, pid).await?;
             let rests =
                 next.gauges == last.gauges && next.memory_kib.abs_diff(last.memory_kib) <= REST_KIB;
             let empty = next.gauges.values().all(|value| *value == 0.0);
-            same = if rests && empty { same + 1 } else { 0 };
+            (same, sockets) = match rests && empty {
+                true => (same + 1, sockets.min(next.sockets)),
+                false => (0, next.sockets),
+            };
             last = next;
             if same == REST_LOOKS {
                 break;
             }
         }
+        last.sockets = sockets;
         Ok(last)
     }
 
