@@ -13,7 +13,7 @@ use crate::bus::subject::SubjectError;
 use crate::secret::SecretUrl;
 
 /// The longest pause between two attempts to connect.
-const MAX_BACKOFF: Duration = Duration::from_secs(8);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
 /// The pause before the second attempt; doubled from then on.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
