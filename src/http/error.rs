@@ -119,6 +119,14 @@ pub enum ApiError {
     /// The body has not come in time.
     #[error("the body has not come in time")]
     SlowBody,
+    /// A page of another origin may not do what its browser asks for on its behalf.
+    #[error("{header}: {problem}")]
+    Preflight {
+        /// The header that asks for it.
+        header: &'static str,
+        /// What is wrong and what would be right.
+        problem: Cow<'static, str>,
+    },
     /// It can't be said for certain where the request ends.
     #[error("{0}")]
     Framing(&'static str),
@@ -152,7 +160,7 @@ pub(super) struct Problem<'a> {
         example = "channel: a channel is {resource}:{id}, e.g. job:123; \"job\" has no colon"
     )]
     detail: &'a str,
-    /// The parameter, or the path in the body, e.g. `messages[3].target.user_id`.
+    /// The parameter, the path in the body, e.g. `messages[3].target.user_id`, or the header of a CORS preflight.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, example = "channel")]
     field: Option<Cow<'static, str>>,
@@ -188,6 +196,7 @@ impl ApiError {
     pub(super) fn field(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::Invalid { field, .. } => Some(field.clone()),
+            Self::Preflight { header, .. } => Some((*header).into()),
             Self::Publish(PublishError::Subject(_)) => Some("subject".into()),
             Self::Rejected(_) => Some("body".into()),
             Self::Channels(_) => Some("channel".into()),
@@ -273,7 +282,7 @@ impl ResponseError for ApiError {
             Self::LongUri(_) => StatusCode::URI_TOO_LONG,
             Self::LongHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
-            Self::Framing(_) => StatusCode::BAD_REQUEST,
+            Self::Framing(_) | Self::Preflight { .. } => StatusCode::BAD_REQUEST,
             Self::Channels(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Rejected(Rejection::TooLarge { .. })
             | Self::TooLarge(_)
