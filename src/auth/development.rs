@@ -34,7 +34,9 @@ pub enum SignerError {
     File(PathBuf, #[source] io::Error),
     /// No server has made a development key there.
     #[error(
-        "there is no development key at {}: a server makes one when it first starts in development mode in this folder",
+        "there is no development key at {}: a server makes one when it first starts in development mode in this folder; \
+         for a server in production give this command its --config and its environment (JWT_SECRET), or, where it takes \
+         one, a token (--token, NOTIFY_TOKEN)",
         .0.display()
     )]
     Missing(PathBuf),

@@ -55,10 +55,17 @@ impl Caller {
         let status = response.status();
         let body = response.text().await.unwrap_or_default();
         if !status.is_success() {
-            bail!("the server answered {status}: {body}");
+            bail!("the server answered {status}: {}", in_words(&body));
         }
         Ok(body)
     }
+}
+
+/// What an answer says of a problem in words, where it is `application/problem+json`; else all of it.
+pub(super) fn in_words(body: &str) -> String {
+    let problem: Option<Value> = serde_json::from_str(body).ok();
+    let told = problem.and_then(|problem| problem["detail"].as_str().map(str::to_owned));
+    told.unwrap_or_else(|| body.to_owned())
 }
 
 fn own_token(config: &Config, rights: Value) -> anyhow::Result<String> {

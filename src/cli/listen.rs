@@ -110,6 +110,7 @@ impl Listener {
             return Ok(response);
         }
         let body = response.text().await.unwrap_or_default();
+        let body = super::caller::in_words(&body);
         Err(Refused { status, body }.into())
     }
 

@@ -2,11 +2,18 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Args;
 use notify_server::config::Config;
 use notify_server::database::{Database, DatabaseConfig, Part};
 use notify_server::membership;
 use notify_server::secret::SecretUrl;
+
+/// What to do where the role may not make tables.
+const FORBIDDEN: &str = "the role of database.url may not make tables here; run this once as a role \
+    that may (--database postgres://OWNER:PASSWORD@HOST/DATABASE), then grant the server's own what it needs \
+    (docs/deployment.md), or GRANT CREATE ON SCHEMA public to it; without the outbox, and with chats in tables of your \
+    own, there is nothing to migrate";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -51,7 +58,10 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> anyhow::Result<
             database.kind()
         );
     } else {
-        let migrated = database.migrate(part).await?;
+        let migrated = match database.migrate(part).await {
+            Err(error) if error.is_forbidden() => bail!("{}: {FORBIDDEN}", error.reason()),
+            migrated => migrated?,
+        };
         println!("{} at {url} is up to date", database.kind());
         println!("applied now: {}", listed(&migrated.now));
         println!("there before: {}", listed(&migrated.before));

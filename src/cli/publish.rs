@@ -59,9 +59,17 @@ fn json(text: &str) -> Result<String, String> {
 
 async fn through_nats(config: &Config, subject: String, payload: String) -> anyhow::Result<()> {
     let client = connect_once(&config.nats).await?;
-    client.publish(subject, payload.into()).await?;
+    client.publish(subject.clone(), payload.into()).await?;
     client.flush().await?;
     println!("published through NATS");
+    if let Ok(patterns) = config.nats.patterns()
+        && !patterns.iter().any(|pattern| pattern.matches(&subject))
+    {
+        eprintln!(
+            "warning: a server with this configuration takes no events from {subject}: nats.subjects is {}",
+            config.nats.subjects.join(", ")
+        );
+    }
     Ok(())
 }
 

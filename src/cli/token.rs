@@ -17,7 +17,8 @@ pub(crate) struct Arguments {
     /// How long it is valid, e.g. 1h or 15m
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
     ttl: std::time::Duration,
-    /// A further claim; JSON values are taken as such, anything else as text
+    /// A further claim, e.g. 'notify={"admin":true}' for administration; JSON values are taken as such,
+    /// anything else as text
     #[arg(long, value_name = "NAME=VALUE", value_parser = claim)]
     claim: Vec<(String, Value)>,
 }

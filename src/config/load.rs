@@ -219,7 +219,10 @@ impl Layers {
             // Taken for "not set" it would mean development mode.
             self.problems.push(Problem {
                 origin: Some(format!("environment variable {SECRET_ENV}")),
-                ..Problem::at("auth.keys", "the secret is empty")
+                ..Problem::at(
+                    "auth.keys",
+                    "the secret is empty; make one with `openssl rand -hex 32`",
+                )
             });
         }
         variables.retain(|_, value| !value.is_empty());

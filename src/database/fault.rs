@@ -12,6 +12,10 @@ use crate::causes::Causes;
 /// The most characters of the database's own words.
 const LONGEST: usize = 300;
 
+/// Where no connection was had in time, which is also how a closed port shows itself.
+const NO_CONNECTION: &str = "no connection was had in time: nothing answers at the database's address, it is \
+    starting or takes no more connections, or all connections of the pool are in use";
+
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -45,6 +49,12 @@ impl Fault {
             self,
             Self::Table | Self::Column | Self::Permission | Self::Type | Self::Refused
         )
+    }
+
+    /// Whether the database has said nothing at all.
+    #[must_use]
+    pub fn is_silence(self) -> bool {
+        matches!(self, Self::Away | Self::Slow | Self::Busy)
     }
 }
 
@@ -90,11 +100,27 @@ impl DatabaseError {
     /// them, and never a password.
     #[must_use]
     pub fn reason(&self) -> String {
-        let words = match self {
-            Self::Failed(Error::Database(refusal)) => refusal.message().to_owned(),
-            other => Causes(other).to_string(),
+        let words = match (self, self.refusal()) {
+            (_, Some(refusal)) => refusal.message().to_owned(),
+            (Self::Failed(Error::PoolTimedOut), None) => NO_CONNECTION.to_owned(),
+            (_, None) => Causes(self).to_string(),
         };
         words.chars().take(LONGEST).collect()
+    }
+
+    /// Whether the role may not do what was asked of it.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.refusal()
+            .is_some_and(|refusal| of_refusal(refusal) == Fault::Permission)
+    }
+
+    /// What the database itself has said, to a query or to a migration's.
+    fn refusal(&self) -> Option<&dyn Refusal> {
+        let outermost: &(dyn std::error::Error + 'static) = self;
+        std::iter::successors(Some(outermost), |error| error.source())
+            .filter_map(|error| error.downcast_ref::<Error>())
+            .find_map(Error::as_database_error)
     }
 }
 
@@ -137,6 +163,8 @@ fn of_sqlite(code: &str, message: &str) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::migrate::MigrateError;
+
     use super::*;
 
     #[test]
@@ -160,6 +188,14 @@ mod tests {
         assert_eq!(of_sqlite("1", "near \"x\": syntax error"), Fault::Refused);
         assert_eq!(of_sqlite("517", "database is locked"), Fault::Slow);
         assert_eq!(of_sqlite("14", "unable to open"), Fault::Away);
+    }
+
+    #[test]
+    fn a_closed_port_is_not_told_as_a_full_pool_alone() {
+        let reason = DatabaseError::Failed(Error::PoolTimedOut).reason();
+        assert!(reason.contains("nothing answers"), "{reason}");
+        let migration = MigrateError::Execute(Error::PoolTimedOut);
+        assert!(!DatabaseError::Migrate(migration).is_forbidden());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::payload;
 use crate::support::tokens::{SECRET, Token};
-use crate::support::{KeyPair, Kind, Outcome, Process, Request, Server, Settings, tokens};
+use crate::support::{KeyPair, Kind, Nats, Outcome, Process, Request, Server, Settings, tokens};
 
 fn claims(token: &str) -> Value {
     let key = jsonwebtoken::DecodingKey::from_secret(SECRET.as_bytes());
@@ -178,6 +178,51 @@ async fn a_command_that_can_make_no_token_says_how_to_pass_one() {
         .run(&["revoke", "--url", &url, "--user", "42", "--token", &admin])
         .await;
     succeeded(&outcome);
+}
+
+#[tokio::test]
+async fn publish_warns_of_a_subject_that_nobody_listens_on() {
+    let nats = Nats::start().await;
+    let settings = Settings::new().nats(&nats);
+    let outcome = settings.run(&["publish", "chat.6", "{}"]).await;
+    succeeded(&outcome);
+    assert!(
+        outcome.stderr.contains("chat.6") && outcome.stderr.contains("nats.subjects"),
+        "{outcome:?}"
+    );
+    let heard = "fechatter.realtime.chat.6";
+    let outcome = settings.run(&["publish", heard, "{}"]).await;
+    succeeded(&outcome);
+    assert_eq!(outcome.stderr, "");
+}
+
+#[tokio::test]
+async fn whoever_runs_a_command_elsewhere_is_told_what_it_takes() {
+    let settings = Settings::new()
+        .set("mode", "development")
+        .set("auth", json!({}));
+    for command in [&["token", "--user", "2"][..], &["listen", "--user", "2"]] {
+        let outcome = settings.run(command).await;
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let told = &outcome.stderr;
+        for wanted in ["--config", "JWT_SECRET", "--token", "NOTIFY_TOKEN"] {
+            assert!(told.contains(wanted), "{wanted}: {told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_in_words() {
+    let settings = Settings::new();
+    let server = Server::start(settings.clone()).await;
+    let (url, token) = (server.url(), tokens::of_user(2));
+    let arguments = ["explain", "--user", "2", "--event", "x", "--url", &url];
+    let outcome = settings
+        .run(&[&arguments[..], &["--token", &token]].concat())
+        .await;
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    assert!(outcome.stderr.contains("403"), "{outcome:?}");
+    assert!(!outcome.stderr.contains('{'), "{outcome:?}");
 }
 
 #[tokio::test]

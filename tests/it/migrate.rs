@@ -170,3 +170,22 @@ async fn a_schema_that_was_made_before_is_taken_over() {
     let tables = postgres.texts(TABLES).await;
     assert!(tables.contains(&"messages".to_owned()), "{tables:?}");
 }
+
+#[tokio::test]
+async fn a_role_that_may_make_no_tables_is_told_what_to_do() {
+    let postgres = Postgres::start().await;
+    postgres
+        .execute("CREATE ROLE limited LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        .await;
+    let url = postgres.url().replace("tester@", "limited@");
+    let settings = Settings::new().set("database.url", url);
+    for options in [&["migrate"][..], &["migrate", "--outbox-only"]] {
+        let outcome = settings.run(options).await;
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let told = &outcome.stderr;
+        let words = "permission denied for schema public";
+        assert_eq!(told.matches(words).count(), 1, "{told}");
+        assert!(told.contains("GRANT CREATE ON SCHEMA public"), "{told}");
+    }
+    assert!(postgres.texts(TABLES).await.is_empty());
+}

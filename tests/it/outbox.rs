@@ -276,3 +276,36 @@ async fn an_outbox_that_is_made_later_is_found() {
     postgres.execute(row).await;
     expect(&mut stream, &["x"]).await;
 }
+
+#[tokio::test]
+async fn a_role_that_may_not_use_the_outbox_is_told_what_it_needs() {
+    let (postgres, nats) = (Postgres::start().await, Nats::start().await);
+    let settings = migrated(&postgres, &nats).await;
+    let limited =
+        "CREATE ROLE limited LOGIN; GRANT SELECT ON chat_members, notify_outbox TO limited";
+    postgres.execute(limited).await;
+    let url = postgres.url().replace("tester@", "limited@");
+    let server = Server::start(settings.set("database.url", url)).await;
+    let line = server
+        .log_line(|line| line.message() == "the outbox is not published for the moment")
+        .await;
+    assert!(
+        line.text("error").starts_with("permission denied for"),
+        "{}",
+        line.whole()
+    );
+    let advice = line.text("advice");
+    assert!(advice.starts_with("grant the role"), "{advice}");
+    // Who can't publish it does not say that it does.
+    let publishes = "publishing the outbox";
+    assert!(server.log().iter().all(|line| line.message() != publishes));
+    let mut stream = listen(&server, "session:s-1").await;
+    postgres.execute(&insert("s-1", "late")).await;
+    // The tables that the advice names.
+    let tables = advice.split_once("tables ").map(|(_, tables)| tables);
+    let tables = tables.unwrap().replace(" and ", ", ");
+    let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO limited");
+    postgres.execute(&grant).await;
+    expect(&mut stream, &["late"]).await;
+    server.log_line(|line| line.message() == publishes).await;
+}

@@ -76,6 +76,10 @@ pub struct OutboxTask {
     well: Instant,
 }
 
+/// What to do where the server's role may not use the outbox, as where another role has made it.
+const FORBIDDEN: &str = "grant the role of database.url SELECT, INSERT, UPDATE and DELETE on the tables notify_outbox, \
+    notify_outbox_commits, notify_outbox_dead and notify_outbox_state";
+
 /// Why publishing stops for the moment.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
@@ -89,6 +93,19 @@ enum Trouble {
     Publish(#[from] PublishError),
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+impl Trouble {
+    fn in_words(&self) -> String {
+        match self {
+            Self::Database(error) => error.reason(),
+            other => Causes(other).to_string(),
+        }
+    }
+
+    fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Database(error) if error.is_forbidden())
+    }
 }
 
 /// How long the oldest of some rows has waited, by the clocks of the database and of this machine.
@@ -139,8 +156,6 @@ impl OutboxTask {
                     SEARCH
                 }
                 Ok(Opened::Ours(store)) => {
-                    info!("publishing the outbox");
-                    self.metrics.leading.set(1);
                     let trouble = self.lead(store).await;
                     self.metrics.leading.set(0);
                     // Whoever has it now says how far it is behind.
@@ -177,6 +192,9 @@ impl OutboxTask {
         store.tidy().await?;
         let mut tidied = Instant::now();
         let source = store.state().await?.source;
+        // Not before: who may not read it would say so again and again.
+        info!("publishing the outbox");
+        self.metrics.leading.set(1);
         // Who had the outbox before may have published what is still there.
         let mut recalled = None;
         loop {
@@ -309,9 +327,13 @@ impl OutboxTask {
 
     /// Logs what is new and lasts; gives how long to wait.
     fn failed(&mut self, trouble: &Trouble) -> Duration {
-        let says = Causes(trouble).to_string();
+        let says = trouble.in_words();
         if self.well.elapsed() >= LASTING && self.trouble.as_ref() != Some(&says) {
-            warn!(error = says, "the outbox is not published for the moment");
+            let advice = trouble.is_forbidden().then_some(FORBIDDEN);
+            warn!(
+                error = says,
+                advice, "the outbox is not published for the moment"
+            );
             self.trouble = Some(says);
         }
         let pause = self.pause;
