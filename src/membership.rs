@@ -29,7 +29,7 @@ pub use metrics::Metrics;
 
 use crate::database::{Database, DatabaseConfig, DatabaseError, Fault, Pool, is_broken_connection};
 use crate::event::{ChatId, Id, UserId};
-use trial::{Refused, Trial};
+use trial::{Signs, Trial};
 
 /// Look-ups that wait for a connection of the pool; more are refused at once. More would not be
 /// answered in time anyway.
@@ -63,7 +63,7 @@ pub struct MembershipTask {
     database: Database,
     queries: Queries,
     trial: Trial,
-    refused: Refused,
+    signs: Signs,
 }
 
 /// `$1` is the id of a user, or of a chat.
@@ -114,7 +114,7 @@ impl Membership {
         let task = MembershipTask {
             lookups,
             trial: membership.trial.clone(),
-            refused: membership.metrics.refused.clone(),
+            signs: membership.metrics.signs.clone(),
             database,
             queries: Queries {
                 chats: Arc::from(config.membership_query.as_str()),
@@ -194,7 +194,7 @@ impl MembershipTask {
             database,
             queries,
             trial,
-            refused,
+            signs,
         } = self;
         let lookups = Mutex::new(lookups);
         // As many as there are connections, for good: a look-up is several KiB of state, and what is allocated for each
@@ -206,7 +206,7 @@ impl MembershipTask {
         });
         tokio::select! {
             _ = join_all(workers) => {}
-            () = trial.run(&refused, || look_up_nobody(&database, &queries.chats)) => {}
+            () = trial.run(&signs, || try_out(&database, &queries.chats)) => {}
         }
     }
 }
@@ -221,6 +221,14 @@ async fn next(lookups: &Mutex<mpsc::Receiver<Lookup>>) -> Option<Lookup> {
 /// Why it does not work.
 pub async fn attempt(database: &Database, config: &DatabaseConfig) -> Result<(), DatabaseError> {
     look_up_nobody(database, &Arc::from(config.membership_query.as_str())).await
+}
+
+/// Where there is no query, whether there is a database.
+async fn try_out(database: &Database, query: &Arc<str>) -> Result<(), DatabaseError> {
+    match query.is_empty() {
+        true => database.ping().await,
+        false => look_up_nobody(database, query).await,
+    }
 }
 
 async fn look_up_nobody(database: &Database, query: &Arc<str>) -> Result<(), DatabaseError> {

@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use super::trial::Refused;
+use super::trial::Signs;
 use crate::database::DatabaseError;
 use crate::event::Id;
 use crate::histogram::Histogram;
@@ -17,7 +17,7 @@ use crate::histogram::Histogram;
 pub struct Metrics {
     lookups: Family<Outcome, Counter>,
     latency: Histogram,
-    pub(super) refused: Refused,
+    pub(super) signs: Signs,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -41,7 +41,12 @@ impl Metrics {
         registry.register(
             "membership_query_refused",
             "Whether the query for a user's chats can't work on this database",
-            self.refused.clone(),
+            self.signs.refused.clone(),
+        );
+        registry.register(
+            "database_up",
+            "Whether the database answers",
+            self.signs.answers.clone(),
         );
         for outcome in ["ok", "timeout", "busy", "failed"] {
             self.outcome(outcome);

@@ -46,8 +46,14 @@ enum Found {
     Unknown(Fault),
 }
 
-/// 1 while the query can't work.
-pub(super) type Refused = Gauge<u64, AtomicU64>;
+/// What the last trial has found, for all to see.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Signs {
+    /// 1 while the query can't work.
+    pub(super) refused: Gauge<u64, AtomicU64>,
+    /// 1 while the database answers at all.
+    pub(super) answers: Gauge<u64, AtomicU64>,
+}
 
 impl Trial {
     /// What is wrong with the query and what to do, in words; `None` where nothing is known to be.
@@ -72,7 +78,13 @@ impl Trial {
         let works = match result {
             Ok(_) => true,
             Err(error) if error.fault().is_of_query() => false,
-            Err(_) => return,
+            Err(error) => {
+                // The database itself may be away.
+                if error.fault().is_silence() && *self.0.found.lock() == Found::Works {
+                    self.0.doubt.notify_one();
+                }
+                return;
+            }
         };
         self.0.proven.store(works, Ordering::Relaxed);
         if (*self.0.found.lock() == Found::Works) != works {
@@ -81,13 +93,16 @@ impl Trial {
     }
 
     /// Tries again and again, by `attempt`. Never ends.
-    pub(super) async fn run<F>(&self, refused: &Refused, mut attempt: impl FnMut() -> F)
+    pub(super) async fn run<F>(&self, signs: &Signs, mut attempt: impl FnMut() -> F)
     where
         F: Future<Output = Result<(), DatabaseError>>,
     {
         loop {
             let found = self.judge(attempt().await);
-            refused.set(u64::from(matches!(found, Found::Fails(_))));
+            let refused = matches!(found, Found::Fails(_));
+            let answers = !matches!(found, Found::Unknown(fault) if fault.is_silence());
+            signs.refused.set(u64::from(refused));
+            signs.answers.set(u64::from(answers));
             tokio::time::sleep(LEAST).await;
             let pause = if found == Found::Works {
                 CALM
@@ -123,7 +138,7 @@ impl Trial {
             ),
             (Found::Unknown(_), Err(error)) => warn!(
                 reason = error.reason(),
-                "database.membership_query can't be tried at the moment"
+                "the look-up of chats can't be tried at the moment"
             ),
             _ if before != Found::Nothing => info!("the chats of users can be looked up again"),
             _ => {}
@@ -146,12 +161,14 @@ fn advice(fault: Fault) -> &'static str {
             "have database.membership_query read a table of this database, or have `notify-server migrate` make \
              the default one"
         }
-        Fault::Column => "correct database.membership_query",
+        Fault::Column => "have database.membership_query name columns of the tables that it reads",
         Fault::Permission => "grant the role of database.url SELECT on it",
         Fault::Type => {
             "have database.membership_query compare $1 with the user's id, and give chat ids in its first column"
         }
-        _ => "run database.membership_query by hand with the role of database.url",
+        _ => {
+            "run the query of database.membership_query, or the default one, by hand with the role of database.url"
+        }
     }
 }
 
@@ -202,8 +219,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_look_up_that_says_otherwise_has_it_tried_at_once() {
         let trial = Trial::default();
-        let (refused, tried) = (Refused::default(), std::cell::Cell::new(0));
-        let attempts = trial.run(&refused, || {
+        let (signs, tried) = (Signs::default(), std::cell::Cell::new(0));
+        let attempts = trial.run(&signs, || {
             tried.set(tried.get() + 1);
             async { Ok(()) }
         });

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Nats, Postgres, Request, Server, Settings, sqlite};
+use crate::support::{Nats, Postgres, Request, Server, Settings, sqlite, tokens};
 
 async fn health(server: &Server) -> (u16, Value) {
     let mut response = server.get("/health").await;
@@ -71,8 +71,13 @@ async fn a_lost_database_is_named() {
     assert_eq!(status, 503);
     assert!(health.to_string().contains("database"), "{health}");
     assert!(!health.to_string().contains("tester"), "{health}");
+    // Found out at once where somebody connects, and by itself where nobody does.
+    let up = "notify_database_up";
+    assert_eq!(server.events(&tokens::of_user(2)).await.status, 503);
+    server.metric_becomes(up, "", 0.0).await;
     postgres.start_again().await;
     server.ready().await;
+    server.metric_becomes(up, "", 1.0).await;
 }
 
 #[tokio::test]
