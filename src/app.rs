@@ -23,6 +23,7 @@ use crate::bus::nats::ConnectError;
 use crate::config::{Config, Reading};
 use crate::database::{Database, DatabaseError};
 use crate::discovery::Discovery;
+use crate::files;
 use crate::http::{
     ClientCertificates, Development, Exporter, Health, Origins, Pages, Parts, Reloads,
 };
@@ -129,7 +130,7 @@ impl Application {
         origin: Origin,
         instance: String,
     ) -> Result<Self, BuildError> {
-        let files = serving::raise_file_limit();
+        let files = files::raise_limit();
         let mut config = reading.config.clone();
         let (signer, development_key) = development_signer(&mut config)?;
         let (verifier, keys) = Verifier::new(&config.auth)?;

@@ -2,6 +2,7 @@
 //! runs. New limits are for newcomers; no stream, request or socket that is there ends because of them.
 
 use crate::address::Proxies;
+use crate::files;
 use crate::http::{BadTokens, Gate, HeadLimits, PublishRate, ServerConfig};
 use crate::hub::Hub;
 use crate::limits::Limits;
@@ -74,6 +75,7 @@ impl Bounds {
         self.proxies.set(server.proxies().unwrap_or_default());
         self.heads.set(server);
         self.sockets.set(sockets(server, self.files, self.threads));
+        files::make_room(places(server, self.files));
     }
 }
 
@@ -82,6 +84,19 @@ fn workers(server: &ServerConfig) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     }
+}
+
+/// The most files that room is made for ahead of time, for 8 MiB: a limit of streams may be a number that is never
+/// meant to be reached.
+const MOST_PLACES: usize = 1 << 20;
+
+/// How many files there may soon be: as many as there may be streams, which are what comes in thousands.
+fn places(server: &ServerConfig, files: usize) -> usize {
+    server
+        .max_connections
+        .saturating_add(RESERVED_FILES)
+        .min(files)
+        .min(MOST_PLACES)
 }
 
 /// How many sockets each thread may have. Without files, accepting would fail for everybody.
@@ -151,5 +166,17 @@ mod tests {
         assert_eq!(sockets(&server(100), 1_256, 2), 50);
         assert_eq!(sockets(&server(5_000), 1_256, 2), 500);
         assert_eq!(sockets(&server(1), 10, 8), 1);
+    }
+
+    #[test]
+    fn there_is_room_for_as_many_files_as_streams_as_far_as_the_process_may_open_them() {
+        let server = |max_connections| ServerConfig {
+            max_connections,
+            ..ServerConfig::default()
+        };
+        assert_eq!(places(&server(10_000), 1 << 20), 10_256);
+        assert_eq!(places(&server(10_000), 1_024), 1_024);
+        assert_eq!(places(&server(usize::MAX), 1_024), 1_024);
+        assert_eq!(places(&server(usize::MAX), usize::MAX), 1 << 20);
     }
 }

@@ -18,6 +18,14 @@ pub struct Credential {
     pub issued_at: u64,
 }
 
+impl Credential {
+    /// Whether a token is meant by this mark of its hash, or of its `jti`.
+    #[must_use]
+    pub fn goes_by(&self, mark: Mark) -> bool {
+        self.hash == mark || self.id == Some(mark)
+    }
+}
+
 /// The first half of a SHA-256, which tells things apart and says nothing about them. The same on every
 /// instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,6 +73,13 @@ impl Mark {
     pub fn parse(text: &str) -> Option<Self> {
         let plain = text.len() == 32;
         Uuid::try_parse(text).ok().filter(|_| plain).map(Self)
+    }
+
+    /// Its first 4 bytes: for tables, where others may have the same.
+    #[must_use]
+    pub fn short(self) -> u32 {
+        let (fields, ..) = self.0.as_fields();
+        fields
     }
 
     fn first_half(digest: &[u8]) -> Self {

@@ -52,6 +52,7 @@ pub mod database;
 pub mod discovery;
 pub mod event;
 pub mod explain;
+pub mod files;
 pub mod histogram;
 pub mod http;
 pub mod hub;

@@ -69,6 +69,10 @@ pub struct PeersTask(Peers);
 struct Envelope<T> {
     from: String,
     says: T,
+    /// Of a question: the answer may leave out what [`Question::in_brief`] does. It stands here because instances of
+    /// earlier versions read over it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    brief: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -282,23 +286,18 @@ impl Peers {
             }
         }
         let revocations = self.0.verifier.revocations().clone();
+        let sentence = Sentence::new(End::TokenRevoked, Duration::ZERO, move |user, of| {
+            revocations.revokes(user, of)
+        });
+        // Whose they are is found by user and by token: nobody else is looked at.
         let mut ended = 0;
-        // The sessions of users are found by their users; to find those of tokens, all are looked at, but
-        // only whether they are meant: what that costs does not grow with what is revoked.
         if !tokens.is_empty() {
-            let revocations = revocations.clone();
-            let sentence = Sentence::new(End::TokenRevoked, Duration::ZERO, move |user, of| {
-                let meant = of.id.is_some_and(|id| tokens.contains(&id));
-                (meant || tokens.contains(&of.hash)) && revocations.revokes(user, of)
-            });
-            ended += self.0.hub.sentence(sentence).await;
+            let tokens = sentence.clone().of_tokens(tokens.into_iter().collect());
+            ended += self.0.hub.sentence(tokens).await;
         }
         if !users.is_empty() {
-            let sentence = Sentence::new(End::TokenRevoked, Duration::ZERO, move |user, of| {
-                revocations.revokes(user, of)
-            });
-            let users = users.into_iter().collect();
-            ended += self.0.hub.sentence(sentence.of(users)).await;
+            let users = sentence.of(users.into_iter().collect());
+            ended += self.0.hub.sentence(users).await;
         }
         ended
     }
@@ -351,7 +350,7 @@ impl Peers {
         let mut answers = match missing.is_empty() {
             true => None,
             false => {
-                let question = self.envelope(request.clone());
+                let question = self.question(request.clone());
                 Some(self.0.calls.ask_all(question, within).await)
             }
         };
@@ -467,9 +466,18 @@ impl Peers {
     }
 
     fn envelope<T: Serialize>(&self, says: T) -> Bytes {
+        self.sealed(says, false)
+    }
+
+    fn question(&self, request: Request) -> Bytes {
+        let brief = matches!(&request, Request::Find(question) if question.is_brief());
+        self.sealed(request, brief)
+    }
+
+    fn sealed<T: Serialize>(&self, says: T, brief: bool) -> Bytes {
         let from = self.0.instance.clone();
         // Plain structs of text and numbers always serialize.
-        serde_json::to_vec(&Envelope { from, says })
+        serde_json::to_vec(&Envelope { from, says, brief })
             .unwrap_or_default()
             .into()
     }
@@ -536,9 +544,13 @@ async fn called(peers: &Peers, call: Call, answers: &mut FuturesUnordered<BoxFut
     if answers.len() >= most {
         return;
     }
+    let request = match envelope.says {
+        Request::Find(question) if envelope.brief => Request::Find(question.in_brief()),
+        request => request,
+    };
     let peers = peers.clone();
     let answer = async move {
-        if let Some(reply) = peers.answer(envelope.says, false).await {
+        if let Some(reply) = peers.answer(request, false).await {
             let reply = peers.envelope(reply);
             call.answer(reply).await;
         }

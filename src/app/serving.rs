@@ -1,47 +1,22 @@
-//! The ports: what listens on them, with which threads, files and order of service.
+//! The ports: what listens on them, with which threads and order of service.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix_web::App;
 use actix_web::dev::Service as _;
 use actix_web_lab::middleware::CatchPanic;
-use tracing::{info, warn};
 
 use super::BuildError;
 use crate::bounds::Bounds;
 use crate::config::Config;
 use crate::http::{self, Exporter, Gate, Origins, Parts};
-use crate::hub::Hub;
+use crate::hub::{Activity, Hub};
 use crate::listener::{self, Listener, SocketLimit};
 use crate::tls::Tls;
 
-/// Whoever was sent an event within this time is likely to be sent another one.
-const LATELY: Duration = Duration::from_millis(200);
-
 /// Connections at a port for metrics alone.
 const SCRAPERS: u32 = 64;
-
-/// The open files limit where it can't be found out.
-const USUAL_FILES: usize = 1_024;
-
-/// Each connection takes a file, and the usual soft limit of 1,024 is for programs that use
-/// `select`. Gives the limit.
-pub(super) fn raise_file_limit() -> usize {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) => {
-            info!(files, "open files limit");
-            usize::try_from(files).unwrap_or(usize::MAX)
-        }
-        Err(error) => {
-            warn!(
-                error = error.to_string(),
-                "the open files limit could not be raised"
-            );
-            USUAL_FILES
-        }
-    }
-}
 
 pub(super) fn listen(
     config: &Config,
@@ -69,8 +44,7 @@ pub(super) fn listen(
     let load = Load {
         hub: parts.hub.clone(),
         gate: gate.clone(),
-        events: 0,
-        since: None,
+        activity: parts.hub.activity(),
     };
     let app = move || {
         // Runs once on each thread that serves connections: here its share of the hub begins.
@@ -105,18 +79,12 @@ pub(super) fn listen(
 struct Load {
     hub: Hub,
     gate: Gate,
-    events: u64,
-    since: Option<Instant>,
+    activity: Activity,
 }
 
 impl listener::Load for Load {
     fn delivering(&mut self) -> bool {
-        let events = self.hub.routed();
-        if events != self.events {
-            self.events = events;
-            self.since = Some(Instant::now());
-        }
-        self.since.is_some_and(|at| at.elapsed() < LATELY)
+        self.activity.is_lively(Instant::now())
     }
 
     fn streaming(&self) -> bool {

@@ -13,6 +13,13 @@ pub(super) const LOG_IS_SILENT: &str =
 const STREAMS_FORGOTTEN: &str = "which streams the user had when it came is not all remembered (see remembered_since and \
     missing), so that it can't be told what they listened on; memberships says what the database has";
 
+/// Where this instance hears of nothing; `detail` is the bus's own word.
+pub(super) fn deaf_bus(detail: &str) -> String {
+    format!(
+        "no event reaches this instance at the moment, nor whoever is connected to it: {detail}; mend that first (/health)"
+    )
+}
+
 /// From where to where the log reaches.
 pub(super) struct Reach {
     pub(super) first: EventId,
@@ -25,8 +32,8 @@ pub(super) struct Reach {
 pub(super) fn publishers_id(since: Option<Timestamp>) -> String {
     match since {
         Some(since) => format!(
-            "ids that publishers gave are remembered of what came since {since}, and nothing of this id has come since; \
-             of what came before, ask by the id that it has on streams (epoch-position-check)"
+            "ids that publishers gave are remembered of what came since {since}, and nothing of this id has come since: it was not \
+             published, or on a subject that nats.subjects does not cover; of what came before, ask by the id that it has on streams (epoch-position-check)"
         ),
         None => "recent events are not remembered (explain.enabled is false); ask by the id that it has on streams \
                  (epoch-position-check)"

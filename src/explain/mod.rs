@@ -82,7 +82,7 @@ impl Explainer {
             Found::Event(known) => known,
             Found::Answer(without) => {
                 return Ok(Explanation {
-                    hints: without.hints,
+                    hints: self.first_of_all().chain(without.hints).collect(),
                     rejection: without.rejection,
                     ..explanation(user, event, without.reason, repeats, &gathered)
                 });
@@ -107,7 +107,8 @@ impl Explainer {
         let judged_by = facts.basis().filter(|_| reason.delivered().is_some());
         let mut memberships = stays.clone();
         hints::note_listening(&mut memberships, &facts);
-        let hints = hints::of(&facts, reason);
+        let hints = self.first_of_all().chain(hints::of(&facts, reason));
+        let hints = hints.collect();
         let queued = total(&gathered.replies);
         let known = Known { queued, ..*known };
         Ok(Explanation {
@@ -118,6 +119,12 @@ impl Explainer {
             sessions,
             ..explanation(user, event, reason, repeats, &gathered)
         })
+    }
+
+    /// What is wrong with this instance as a whole, and more urgent than one event.
+    fn first_of_all(&self) -> impl Iterator<Item = String> + use<> {
+        let bus = self.0.bus.status();
+        (!bus.up).then(|| hints::deaf_bus(&bus.detail)).into_iter()
     }
 
     /// Asks once more where an instance has streams of the user's and does not know the event, and with it

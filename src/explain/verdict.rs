@@ -196,6 +196,7 @@ impl Facts<'_> {
         let matched = self.matches(session);
         let expired = |at: Timestamp| self.event.expires_at.is_some_and(|until| until <= at);
         match (matched, &session.standing) {
+            (Match::Yes, Standing::Over) if self.was_left_behind(session) => Reason::SlowConsumer,
             (_, Standing::Over) => Reason::NotConnected,
             (Match::Elsewhere, _) if self.is_for_user() => Reason::NotListening,
             (Match::Elsewhere, _) => Reason::NotInAudience,
@@ -223,6 +224,15 @@ impl Facts<'_> {
             (Match::Yes, Standing::Expired) => Reason::Expired,
             (Match::Yes, Standing::Written(_)) => Reason::Written,
             (Match::Yes, Standing::Unknown) => Reason::NotRemembered,
+        }
+    }
+
+    /// Whether the event came after the stream's outbox was full, and before its connection was given up: to its
+    /// client the stream was there.
+    fn was_left_behind(&self, session: &SessionAccount) -> bool {
+        match (&session.ended, self.event.at) {
+            (Some((ended, reason)), Some(came)) => reason == "slow_consumer" && came <= *ended,
+            _ => false,
         }
     }
 

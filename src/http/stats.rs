@@ -212,7 +212,7 @@ pub(super) async fn sse_stats(
         connections,
         resources,
         ..
-    } = merged(peers.find(Question::Stats).await).await;
+    } = merged(peers.find(Question::BriefStats).await).await;
     let mut channels: BTreeMap<String, usize> = resources
         .into_iter()
         .map(|(resource, census)| (resource, census.listeners()))

@@ -39,6 +39,12 @@ impl Census {
         self.listeners += listeners;
     }
 
+    /// One more channel, which was not counted before; without its mark.
+    pub(super) fn add_unmarked(&mut self, listeners: usize) {
+        self.unmarked += 1;
+        self.listeners += listeners;
+    }
+
     /// How many channels there are; at most so many where that is not exact.
     #[must_use]
     pub fn channels(&self) -> usize {

@@ -56,8 +56,14 @@ pub struct Client {
 pub enum Question {
     /// Who is connected.
     Connections(Filter),
-    /// How many are connected to what.
+    /// How many are connected to what, and with which keys; with the channels' marks, so that what several have
+    /// can be put together.
     Stats,
+    /// How many are connected to what, without marks and keys, which take time and room: of channels that several
+    /// have, only the listeners can be summed. Instances of earlier versions do not know it, and are asked for
+    /// all numbers: whoever asks says besides that it is brief, and reads over what is too much.
+    #[serde(rename(serialize = "stats"), skip_deserializing)]
+    BriefStats,
     /// Which channels have listeners, in the order of their names.
     Channels {
         /// Behind this one.
@@ -239,7 +245,7 @@ impl Question {
     pub fn nothing(&self) -> Finding {
         match self {
             Self::Connections(_) => Finding::Connections(Vec::new()),
-            Self::Stats => Finding::Stats(Stats::default()),
+            Self::Stats | Self::BriefStats => Finding::Stats(Stats::default()),
             Self::Channels { .. } => Finding::Channels(BTreeMap::new()),
             Self::End(_) => Finding::Ended(0),
         }
@@ -251,7 +257,22 @@ impl Question {
         match self {
             Self::Connections(filter) => filter.limit,
             Self::Channels { limit, .. } => *limit,
-            Self::Stats | Self::End(_) => usize::MAX,
+            Self::Stats | Self::BriefStats | Self::End(_) => usize::MAX,
+        }
+    }
+
+    /// Whether the answer of another instance may leave out what it leaves out here; said beside the question.
+    #[must_use]
+    pub fn is_brief(&self) -> bool {
+        *self == Self::BriefStats
+    }
+
+    /// The question of another instance that says that it is brief.
+    #[must_use]
+    pub fn in_brief(self) -> Self {
+        match self {
+            Self::Stats => Self::BriefStats,
+            other => other,
         }
     }
 }

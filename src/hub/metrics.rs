@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::activity::Activity;
 use super::admission::Refusal;
 use super::inspect::Transport;
 use super::notice::End;
@@ -77,6 +78,10 @@ pub struct Totals {
 impl Metrics {
     pub(super) fn routed_total(&self) -> u64 {
         self.routed.get()
+    }
+
+    pub(super) fn activity(&self) -> Activity {
+        Activity::by(self.routed.clone())
     }
 
     pub(super) fn totals(&self) -> Totals {

@@ -6,8 +6,10 @@
 //! thread: it registers sessions. The hub knows events and nothing of HTTP, buses or databases.
 
 mod account;
+mod activity;
 pub mod admission;
 mod attendance;
+mod bearers;
 mod census;
 mod handout;
 mod history;
@@ -32,11 +34,10 @@ mod shard;
 mod stream;
 mod task;
 mod tracking;
+mod turnstile;
 mod witness;
 
-use std::cell::RefCell;
 use std::collections::HashSet;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,7 @@ use tracing::{Level, enabled};
 use uuid::Uuid;
 
 pub use account::{Account, For, Heard, Known, MOST_HEARD, SessionAccount, Sought, Standing};
+pub use activity::Activity;
 pub use attendance::{Attendance, Changes};
 pub use census::Census;
 pub use handout::Handed;
@@ -186,7 +188,7 @@ impl Hub {
             shards.head,
             explain.enabled.then(witness),
         );
-        let hub = LocalHub(Rc::new(RefCell::new(shard)));
+        let hub = LocalHub::new(shard, self.activity());
         let ended = self.0.shard_ended.clone().drop_guard();
         let task = ShardTask::new(inbox, hub.clone(), &self.0.settings, ended);
         (hub, task)
@@ -445,6 +447,12 @@ impl Hub {
     #[must_use]
     pub fn routed(&self) -> u64 {
         self.0.metrics.routed_total()
+    }
+
+    /// What tells whether events are being delivered.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        self.0.metrics.activity()
     }
 
     /// What this instance has done so far.

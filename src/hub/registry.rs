@@ -237,6 +237,17 @@ impl<S> Registry<S> {
         indices.map(|index| SessionKey(narrow(index))).collect()
     }
 
+    /// The keys of the sessions at the next `most` places, beginning with `from`; and the place behind them, if there
+    /// are more.
+    #[must_use]
+    pub fn keys_from(&self, from: usize, most: usize) -> (Vec<SessionKey>, Option<usize>) {
+        let next = from.saturating_add(most);
+        let places = self.sessions.capacity();
+        let taken = (from..next.min(places)).filter(|place| self.sessions.contains(*place));
+        let keys = taken.map(|place| SessionKey(narrow(place))).collect();
+        (keys, (next < places).then_some(next))
+    }
+
     /// How many sessions there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -426,6 +437,13 @@ mod tests {
                 prop_assert_eq!(registry.channel_count(), used.len());
                 prop_assert_eq!(registry.len(), model.len());
             }
+            let (mut keys, mut next) = (Vec::new(), Some(0));
+            while let Some(from) = next {
+                let (some, behind) = registry.keys_from(from, 3);
+                keys.extend(some);
+                next = behind;
+            }
+            prop_assert!(keys.iter().eq(model.keys()));
         }
     }
 }

@@ -317,24 +317,8 @@ pub(super) fn plan(
         log_end,
         lasting: _,
     } = comeback;
-    let nothing = |gap: Option<Gap>| Replay {
-        from: head,
-        gap,
-        frames: Vec::new(),
-        from_log: 0,
-        read_up_to: 0,
-        changes: Vec::new(),
-        resumed: resume != Resume::Fresh,
-    };
-    let lost = |from: Option<EventId>| Gap {
-        reason: GapReason::Epoch,
-        from,
-        to: Some(head),
-    };
-    let after = match resume {
-        Resume::Fresh => return nothing(None),
-        Resume::Unreadable => return nothing(Some(lost(None))),
-        Resume::After(id) => id,
+    let Resume::After(after) = resume else {
+        return none(resume, head);
     };
     // Not the shard's head: the client may come from a shard that is ahead of this one, or from an
     // instance that is ahead of this one.
@@ -342,7 +326,11 @@ pub(super) fn plan(
     let foreign =
         after.epoch() != head.epoch() || after.position() > end || history.contradicts(after);
     if foreign {
-        return nothing(Some(lost(Some(after))));
+        return Replay {
+            from: head,
+            gap: Some(lost(Some(after), head)),
+            ..none(resume, head)
+        };
     }
     let floor = history.floor();
     let chats = interest.chats.clone();
@@ -380,6 +368,34 @@ pub(super) fn plan(
         read_up_to,
         changes: kept.changes,
         resumed: true,
+    }
+}
+
+/// The answer that replays nothing: to a client that is new, or whose stream has ended before it was live. Whoever
+/// comes back keeps the place that it came with, so that nothing is lost to it when it comes back once more.
+pub(super) fn none(resume: Resume, head: EventId) -> Replay {
+    let (from, gap) = match resume {
+        Resume::Fresh => (head, None),
+        Resume::Unreadable => (head, Some(lost(None, head))),
+        Resume::After(id) => (id, None),
+    };
+    Replay {
+        from,
+        gap,
+        frames: Vec::new(),
+        from_log: 0,
+        read_up_to: 0,
+        changes: Vec::new(),
+        resumed: resume != Resume::Fresh,
+    }
+}
+
+/// What lies between a place that means nothing here, or none, and this one.
+fn lost(from: Option<EventId>, head: EventId) -> Gap {
+    Gap {
+        reason: GapReason::Epoch,
+        from,
+        to: Some(head),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::notice::End;
-use crate::credential::Credential;
+use crate::credential::{Credential, Mark};
 use crate::event::UserId;
 
 /// Which tokens are no longer good.
@@ -15,10 +15,18 @@ type Refuses = dyn Fn(&UserId, &Credential) -> bool + Send + Sync;
 #[derive(Clone)]
 pub struct Sentence {
     refuses: Arc<Refuses>,
-    /// Whose sessions alone it can concern; `None` for everybody's.
-    users: Option<Arc<[UserId]>>,
+    whose: Whose,
     end: End,
     spread: Duration,
+}
+
+/// Whose sessions alone it can concern; the others are not looked at.
+#[derive(Clone)]
+pub(super) enum Whose {
+    Everybody,
+    Users(Arc<[UserId]>),
+    /// The marks by which tokens go.
+    Tokens(Arc<[Mark]>),
 }
 
 impl Sentence {
@@ -31,21 +39,28 @@ impl Sentence {
     ) -> Self {
         Self {
             refuses: Arc::new(refuses),
-            users: None,
+            whose: Whose::Everybody,
             end,
             spread,
         }
     }
 
-    /// Of the sessions of these users alone, each of them named once: the others are not looked at.
+    /// Of the sessions of these users alone, each of them named once.
     #[must_use]
     pub fn of(self, users: Vec<UserId>) -> Self {
-        let users = Some(users.into());
-        Self { users, ..self }
+        let whose = Whose::Users(users.into());
+        Self { whose, ..self }
     }
 
-    pub(super) fn users(&self) -> Option<&[UserId]> {
-        self.users.as_deref()
+    /// Of the sessions alone whose tokens go by these marks: of their hash, or of their `jti`.
+    #[must_use]
+    pub fn of_tokens(self, marks: Vec<Mark>) -> Self {
+        let whose = Whose::Tokens(marks.into());
+        Self { whose, ..self }
+    }
+
+    pub(super) fn whose(&self) -> &Whose {
+        &self.whose
     }
 
     pub(super) fn concerns(&self, user: &UserId, credential: Option<&Credential>) -> bool {
@@ -66,3 +81,6 @@ impl fmt::Debug for Sentence {
         write!(f, "Sentence({:?} within {:?})", self.end, self.spread)
     }
 }
+
+#[cfg(test)]
+mod tests;

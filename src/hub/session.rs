@@ -96,11 +96,20 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) enum Phase {
     /// Its chats are being looked up; joins and leaves that happen meanwhile are kept for it.
-    Pending(Vec<MembershipChange>),
+    Pending(Pending),
     /// It receives events.
     Live,
     /// It receives nothing any more; what is in the outbox is still written.
     Ending(End),
+}
+
+/// What happened while a session's chats were looked up.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    /// Joins and leaves.
+    pub(super) changes: Vec<MembershipChange>,
+    /// The chats, looked up again for all because changes may have been lost. The changes are those since.
+    pub(super) anew: Option<Box<[ChatId]>>,
 }
 
 /// What the clock asks of a session.
@@ -129,7 +138,7 @@ impl Session {
                 Scope::Named(named) => Some(Box::new(named)),
             },
             client: opening.client,
-            phase: Phase::Pending(Vec::new()),
+            phase: Phase::Pending(Pending::default()),
             outbox: Outbox::new(waiting),
             has_up_to: 0,
             start: Start::default(),

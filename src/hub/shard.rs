@@ -26,6 +26,7 @@ use tracing::info;
 
 use super::Delivery;
 use super::attendance::Attendance;
+use super::bearers::Bearers;
 use super::handout::{Handed, Handout, Parcel};
 use super::history::History;
 use super::meter::Meter;
@@ -55,6 +56,7 @@ pub(super) struct Shard {
     /// The sessions that listen on channels by name, by their user: few, compared with users' own
     /// streams.
     watchers: HashMap<UserId, Vec<SessionKey>, RandomState>,
+    bearers: Bearers,
     schedule: Schedule,
     settings: Arc<StreamConfig>,
     limits: Limits,
@@ -90,6 +92,7 @@ impl Shard {
         Self {
             registry: Registry::default(),
             watchers: HashMap::default(),
+            bearers: Bearers::default(),
             schedule: Schedule::default(),
             limits: settings.outbox(),
             timing: Timing {
@@ -499,6 +502,10 @@ impl Shard {
         if session.named_channels.is_some() {
             self.unwatch(&user, key);
         }
+        if let Some(credential) = &session.credential {
+            self.bearers.remove(key, credential);
+        }
+        debug_assert!(!self.registry.is_empty() || self.bearers.is_empty());
         self.metrics.ended(session.client.transport, end);
         if let Some(witness) = &mut self.witness
             && end != End::NotOpened

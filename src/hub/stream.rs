@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::activity::Activity;
 use super::registry::SessionKey;
 use super::replay::{Comeback, Resume};
 use super::session::Opening;
 use super::shard::Shard;
+use super::turnstile::Turnstile;
 use crate::event::{ChatId, Frame, UserId};
 
 /// How often a thread may do something else before a client is told that its position is of another
@@ -20,11 +22,18 @@ const TURNS: usize = 1_000;
 
 /// This thread's part of the hub. A cheap handle that stays on its thread.
 #[derive(Debug, Clone)]
-pub struct LocalHub(pub(super) Rc<RefCell<Shard>>);
+pub struct LocalHub {
+    pub(super) shard: Rc<RefCell<Shard>>,
+    turnstile: Turnstile,
+}
 
 /// A session that is registered and not yet live.
 #[derive(Debug)]
-pub struct PendingSession(SessionGuard);
+pub struct PendingSession {
+    session: SessionGuard,
+    /// Whether it has had its turn. A second one would let the memory move on again.
+    passed: bool,
+}
 
 /// A live session's bytes, in order, each piece one or more whole frames.
 #[derive(Debug)]
@@ -37,14 +46,27 @@ struct SessionGuard {
 }
 
 impl LocalHub {
+    pub(super) fn new(shard: Shard, activity: Activity) -> Self {
+        Self {
+            shard: Rc::new(RefCell::new(shard)),
+            turnstile: Turnstile::new(activity),
+        }
+    }
+
     /// Registers a session: from now on it misses no join or leave of its user.
     #[must_use]
     pub fn register(&self, user: &UserId, opening: Opening) -> PendingSession {
-        let key = self.0.borrow_mut().register(user, opening, Instant::now());
-        PendingSession(SessionGuard {
-            hub: self.clone(),
-            key,
-        })
+        let key = self
+            .shard
+            .borrow_mut()
+            .register(user, opening, Instant::now());
+        PendingSession {
+            session: SessionGuard {
+                hub: self.clone(),
+                key,
+            },
+            passed: false,
+        }
     }
 }
 
@@ -57,20 +79,22 @@ impl PendingSession {
     /// The memory has let go of what was found to be there: the session, which waits on, and the chats, for
     /// another try when that was looked for again.
     pub async fn activate(
-        self,
+        mut self,
         chats: Vec<ChatId>,
         comeback: Comeback,
     ) -> Result<(SessionStream, Vec<ChatId>), (Self, Vec<ChatId>)> {
         if comeback.resume != Resume::Fresh {
             self.catch_up_with_epoch().await;
         }
-        let SessionGuard { hub, key } = &self.0;
-        let activated = hub
-            .0
-            .borrow_mut()
-            .activate(*key, chats, comeback, Instant::now());
+        let hub = &self.session.hub;
+        if !std::mem::replace(&mut self.passed, true) {
+            hub.turnstile.pass().await;
+        }
+        let now = Instant::now();
+        let key = self.session.key;
+        let activated = hub.shard.borrow_mut().activate(key, chats, comeback, now);
         match activated {
-            Ok(chats) => Ok((SessionStream(self.0), chats)),
+            Ok(chats) => Ok((SessionStream(self.session), chats)),
             Err(chats) => Err((self, chats)),
         }
     }
@@ -79,7 +103,7 @@ impl PendingSession {
     /// as the thread has a moment.
     async fn catch_up_with_epoch(&self) {
         for _ in 0..TURNS {
-            if self.0.hub.0.borrow().is_in_epoch() {
+            if self.session.hub.shard.borrow().is_in_epoch() {
                 return;
             }
             tokio::task::yield_now().await;
@@ -90,7 +114,7 @@ impl PendingSession {
 impl SessionStream {
     /// The next piece; `None` once the session has ended and its last frame was handed over.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        self.0.hub.0.borrow_mut().poll(self.0.key, context)
+        self.0.hub.shard.borrow_mut().poll(self.0.key, context)
     }
 }
 
@@ -102,13 +126,13 @@ impl SessionStream {
         context: &mut Context<'_>,
         most: usize,
     ) -> Poll<Option<Vec<Frame>>> {
-        let mut shard = self.0.hub.0.borrow_mut();
+        let mut shard = self.0.hub.shard.borrow_mut();
         shard.poll_frames(self.0.key, context, most)
     }
 }
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
-        self.hub.0.borrow_mut().remove(self.key, Instant::now());
+        self.hub.shard.borrow_mut().remove(self.key, Instant::now());
     }
 }

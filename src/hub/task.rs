@@ -73,7 +73,19 @@ pub struct ShardTask {
     inbox: mpsc::Receiver<Command>,
     hub: LocalHub,
     turn: Turn,
+    /// Sentences that are being carried out, a part in each turn.
+    walks: VecDeque<Walk>,
     _ended: DropGuard,
+}
+
+/// How far a sentence is carried out.
+#[derive(Debug)]
+struct Walk {
+    sentence: Sentence,
+    /// Where it goes on.
+    from: usize,
+    ended: usize,
+    answers: mpsc::Sender<usize>,
 }
 
 /// How much a shard does before it lets its connections write.
@@ -108,6 +120,7 @@ impl ShardTask {
                 commands: TURN.min(settings.outbox_events / 2).max(1),
                 bytes: settings.outbox_bytes.bytes() / 2,
             },
+            walks: VecDeque::new(),
             _ended: ended,
         }
     }
@@ -127,6 +140,7 @@ impl ShardTask {
                     commands.extend(received.drain(..));
                 }
                 _ = clock.tick() => self.tick(),
+                () = std::future::ready(()), if !self.walks.is_empty() => {}
             }
             while !commands.is_empty() {
                 self.take_turn(&mut commands).await;
@@ -134,10 +148,37 @@ impl ShardTask {
                 // the next turn fills their outboxes further.
                 tokio::task::yield_now().await;
             }
+            if self.walk_on() {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
-    async fn take_turn(&self, commands: &mut VecDeque<Command>) {
+    /// Carries the next part of a sentence out, if there is one.
+    fn walk_on(&mut self) -> bool {
+        let Some(walk) = self.walks.pop_front() else {
+            return false;
+        };
+        if let Some(rest) = self.carry_out(walk, Instant::now()) {
+            self.walks.push_front(rest);
+        }
+        true
+    }
+
+    /// Carries a part of a sentence out. Gives what is left of it, or says how many it has ended.
+    fn carry_out(&self, mut walk: Walk, now: Instant) -> Option<Walk> {
+        let mut shard = self.hub.shard.borrow_mut();
+        let (ended, next) = shard.sentence(&walk.sentence, walk.from, now);
+        walk.ended += ended;
+        let Some(from) = next else {
+            // Whoever asked may have gone.
+            let _ = walk.answers.try_send(walk.ended);
+            return None;
+        };
+        Some(Walk { from, ..walk })
+    }
+
+    async fn take_turn(&mut self, commands: &mut VecDeque<Command>) {
         let now = Instant::now();
         let mut bytes = 0;
         while bytes < self.turn.bytes
@@ -146,7 +187,7 @@ impl ShardTask {
             match command {
                 Command::Deliver(event, delivery, notes) => {
                     bytes += event.frame.len();
-                    let routed = self.hub.0.borrow_mut().deliver(&event, delivery, now);
+                    let routed = self.hub.shard.borrow_mut().deliver(&event, delivery, now);
                     if let Some(trail) = notes.trail {
                         trail.routed(routed);
                     }
@@ -154,49 +195,55 @@ impl ShardTask {
                         tally.recipients.fetch_add(routed.queued, Ordering::Relaxed);
                     }
                 }
-                Command::Gap(gap) => self.hub.0.borrow_mut().gap(&gap, now),
+                Command::Gap(gap) => self.hub.shard.borrow_mut().gap(&gap, now),
                 Command::GapOn(gap, resources) => {
-                    self.hub.0.borrow_mut().gap_on(&gap, &resources, now);
+                    self.hub.shard.borrow_mut().gap_on(&gap, &resources, now);
                 }
-                Command::Drain(spread) => self.hub.0.borrow_mut().drain(spread, now),
+                Command::Drain(spread) => self.hub.shard.borrow_mut().drain(spread, now),
                 Command::BeginRefresh(users) => {
-                    let own = self.hub.0.borrow_mut().begin_refresh();
+                    let own = self.hub.shard.borrow_mut().begin_refresh();
                     // Whoever asked has gone: then nobody finishes it either.
                     let _ = users.send(own).await;
                 }
                 Command::Find(question, answers) => {
-                    let found = self.hub.0.borrow_mut().find(&question, now);
+                    let found = self.hub.shard.borrow_mut().find(&question, now);
                     // Whoever asked may have gone.
                     let _ = answers.try_send(found);
                 }
                 Command::Account(matter, answers) => {
-                    let account = self.hub.0.borrow_mut().account(&matter, now);
+                    let account = self.hub.shard.borrow_mut().account(&matter, now);
                     let _ = answers.try_send(account);
                 }
-                Command::Hand(handout) => self.hub.0.borrow_mut().hand(&handout, now),
+                Command::Hand(handout) => self.hub.shard.borrow_mut().hand(&handout, now),
                 Command::Sentence(sentence, answers) => {
-                    let ended = self.hub.0.borrow_mut().sentence(&sentence, now);
-                    let _ = answers.try_send(ended);
+                    let walk = Walk {
+                        sentence,
+                        from: 0,
+                        ended: 0,
+                        answers,
+                    };
+                    let rest = self.carry_out(walk, now);
+                    self.walks.extend(rest);
                 }
                 Command::ChatsHere(user, answers) => {
-                    if let Some(chats) = self.hub.0.borrow_mut().chats_of(&user) {
+                    if let Some(chats) = self.hub.shard.borrow_mut().chats_of(&user) {
                         let _ = answers.try_send(chats);
                     }
                 }
                 Command::Listeners(channels, answers) => {
-                    let counts = self.hub.0.borrow().listeners(&channels);
+                    let counts = self.hub.shard.borrow().listeners(&channels);
                     let _ = answers.try_send(counts);
                 }
                 Command::FinishRefresh(chats) => {
                     let (user, chats) = &*chats;
-                    self.hub.0.borrow_mut().finish_refresh(user, chats, now);
+                    self.hub.shard.borrow_mut().finish_refresh(user, chats, now);
                 }
             }
         }
     }
 
     fn tick(&self) {
-        self.hub.0.borrow_mut().tick(Instant::now());
+        self.hub.shard.borrow_mut().tick(Instant::now());
     }
 }
 

@@ -120,11 +120,15 @@ pub(super) async fn enter_plain(
     let peer = stream.peer_addr().ok();
     let mut protocol = HttpProtocol::Http1;
     if h2c {
-        match timeout(REQUEST_TIMEOUT, begins_http2(&stream)).await {
+        let mut known = 0;
+        match timeout(REQUEST_TIMEOUT, begins_http2(&stream, &mut known)).await {
             Ok(true) => protocol = HttpProtocol::Http2,
             Ok(false) => {}
             Err(_) => {
-                limits.met(Limit::SlowHeaders, peer.map(|peer| peer.ip()));
+                // Browsers open connections ahead, and say nothing on them until they need one.
+                if known > 0 {
+                    limits.met(Limit::SlowHeaders, peer.map(|peer| peer.ip()));
+                }
                 return None;
             }
         }
@@ -132,18 +136,17 @@ pub(super) async fn enter_plain(
     Some((stream, protocol, peer))
 }
 
-/// Whether the first bytes are those of HTTP/2, as soon as that can be told.
-async fn begins_http2(stream: &TcpStream) -> bool {
+/// Whether the first bytes are those of HTTP/2, as soon as that can be told; `known` is how many have come.
+async fn begins_http2(stream: &TcpStream, known: &mut usize) -> bool {
     let mut begin = [0; PREFACE.len()];
-    let mut known = 0;
     loop {
         // What is there is given each time, so that it has to be waited for more.
         match stream.peek(&mut begin).await {
             Ok(0) | Err(_) => return false,
             Ok(length) if begin[..length] != PREFACE[..length] => return false,
             Ok(length) if length == PREFACE.len() => return true,
-            Ok(length) if length == known => tokio::time::sleep(REST).await,
-            Ok(length) => known = length,
+            Ok(length) if length == *known => tokio::time::sleep(REST).await,
+            Ok(length) => *known = length,
         }
     }
 }
@@ -177,5 +180,25 @@ pub(super) fn find_dead_peers(stream: &TcpStream, dead_after: Duration) {
             error = error.to_string(),
             "dead peers will be found late because TCP_USER_TIMEOUT could not be set"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_is_told_when_to_give_a_peer_up() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let dead_after = Duration::from_millis(45_000);
+        find_dead_peers(&stream, dead_after);
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(dead_after));
+        assert!(stream.nodelay().unwrap());
     }
 }

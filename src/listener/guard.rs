@@ -35,6 +35,8 @@ pub(super) struct Guard<T> {
     shared: Option<SharedConnection>,
     meter: Option<Box<Meter>>,
     patience: Option<Patience>,
+    /// Whether nothing has come so far. Of HTTP/1.1 only.
+    silent: bool,
 }
 
 /// How much longer nothing but bytes may come.
@@ -62,6 +64,7 @@ impl<T> Guard<T> {
             meter: shared.is_some().then(|| Box::new(Meter::new(HTTP2_HEAD))),
             shared,
             patience: None,
+            silent: true,
         }
     }
 
@@ -112,6 +115,7 @@ impl<T> Guard<T> {
                 io::ErrorKind::InvalidData.into()
             }),
             None => {
+                self.silent &= bytes.is_empty();
                 // The library has a timer of its own for the first request, and answers 408.
                 if !bytes.is_empty() && self.connection.come() > 0 {
                     self.begin_to_wait(REQUEST_TIMEOUT);
@@ -124,6 +128,8 @@ impl<T> Guard<T> {
     /// Some bytes are to be written.
     fn goes(&self, bytes: &[u8]) {
         let limit = match bytes.get(..12) {
+            // Browsers open connections ahead, and say nothing on them until they need one.
+            Some(b"HTTP/1.1 408") if self.silent => return,
             Some(b"HTTP/1.1 408") => Limit::SlowHeaders,
             Some(b"HTTP/1.1 431") => Limit::Headers,
             _ => return,

@@ -37,6 +37,9 @@ const CONTINUATION: u8 = 9;
 /// `END_STREAM` of data, `ACK` of settings and pings.
 const LAST: u8 = 1;
 
+/// `PADDED` of data, of which the first byte then says how many at the end are none.
+const PADDED: u8 = 8;
+
 /// Why a connection should end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Excess {
@@ -53,8 +56,9 @@ pub(super) struct Meter {
     most: usize,
     /// Bytes that are of no interest: the preface, then payloads of frames.
     skip: usize,
-    head: [u8; HEAD],
-    /// How much of the head is there.
+    /// A frame's head, and of padded data the byte behind it.
+    head: [u8; HEAD + 1],
+    /// How much of that is there.
     known: usize,
     /// Bytes of the request's head that is being sent.
     block: usize,
@@ -70,7 +74,7 @@ impl Meter {
         Self {
             most,
             skip: PREFACE,
-            head: [0; HEAD],
+            head: [0; HEAD + 1],
             known: 0,
             block: 0,
             idle: Used::default(),
@@ -85,24 +89,33 @@ impl Meter {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            let taken = (HEAD - self.known).min(bytes.len());
+            let taken = (self.needed() - self.known).min(bytes.len());
             self.head[self.known..self.known + taken].copy_from_slice(&bytes[..taken]);
             self.known += taken;
             bytes = &bytes[taken..];
-            if self.known == HEAD {
-                self.known = 0;
+            if self.known == self.needed() {
                 self.frame(now)?;
             }
         }
         Ok(())
     }
 
+    /// How many bytes say what a frame is, as far as that is known.
+    fn needed(&self) -> usize {
+        let [a, b, c, kind, flags, ..] = self.head;
+        let padded = kind == DATA && flags & PADDED == PADDED && [a, b, c] != [0; 3];
+        HEAD + usize::from(self.known >= HEAD && padded)
+    }
+
     fn frame(&mut self, now: Instant) -> Result<(), Excess> {
-        let [a, b, c, kind, flags, s, t, u, v] = self.head;
+        let [a, b, c, kind, flags, s, t, u, v, padding] = self.head;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         // The first bit means nothing.
         let stream = u32::from_be_bytes([s & 0x7f, t, u, v]);
-        self.skip = length;
+        // Of padded data: what says how much padding there is, and the padding.
+        let beside = std::mem::take(&mut self.known) - HEAD;
+        let padding = beside * (1 + usize::from(padding));
+        self.skip = length - beside;
         match kind {
             HEADERS => {
                 self.block = length;
@@ -116,7 +129,8 @@ impl Meter {
         }
         let last = flags & LAST == LAST;
         let idle = match kind {
-            DATA => length == 0 && !last,
+            // To the library that is data of no bytes, of which it queues any number.
+            DATA => length <= padding && !last,
             CONTINUATION => length == 0,
             SETTINGS | PING => !last,
             HEADERS | RST_STREAM | GOAWAY | WINDOW_UPDATE => false,
@@ -213,7 +227,16 @@ mod tests {
     #[test]
     fn floods_of_frames_that_ask_for_nothing_end() {
         let burst = IDLE_FRAMES.1 as usize;
-        for (kind, flags, length) in [(PING, 0, 8), (SETTINGS, 0, 0), (2, 0, 5), (DATA, 0, 0)] {
+        for (kind, flags, length) in [
+            (PING, 0, 8),
+            (SETTINGS, 0, 0),
+            (2, 0, 5),
+            (DATA, 0, 0),
+            (DATA, PADDED, 0),
+            // The first byte of these is an x: 120.
+            (DATA, PADDED, 1),
+            (DATA, PADDED, 121),
+        ] {
             let frames = std::iter::repeat_with(|| frame(kind, flags, 1, length));
             assert_eq!(taken(frames), burst, "type {kind}");
         }
@@ -229,6 +252,8 @@ mod tests {
             (SETTINGS, LAST, 0),
             (DATA, 0, 1),
             (DATA, LAST, 0),
+            (DATA, PADDED, 122),
+            (DATA, PADDED | LAST, 121),
             (WINDOW_UPDATE, 0, 4),
         ] {
             let frames = std::iter::repeat_with(|| frame(kind, flags, 1, length));

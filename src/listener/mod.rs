@@ -57,8 +57,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Connections that are taken before a rest, while events are being delivered.
 const BEFORE_REST: u32 = 8;
 
-/// The rest: as short as the clock of the runtime can make it. With the above, some 3,000 newcomers a
-/// second and thread.
+/// The rest: as short as the clock of the runtime can make it. With the above, at most some 3,000
+/// newcomers a second and thread.
 const REST: Duration = Duration::from_millis(1);
 
 /// How often it is looked whether HTTP/2 connections still have streams, when the server stops.

@@ -1,9 +1,11 @@
 //! Who is connected, on all instances, and ending it.
 
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::support::tokens::Token;
-use crate::support::{EventStream, Nats, Request, Server, Settings, eventually, tokens};
+use crate::support::{Backend, EventStream, Nats, Request, Server, Settings, eventually, tokens};
 
 fn admin() -> String {
     let rights = json!({"admin": true});
@@ -127,6 +129,87 @@ async fn numbers_and_channels_are_summed_over_instances() {
     assert_eq!(old_form["success"], true);
     assert_eq!(old_form["data"]["totalConnections"], 3);
     assert_eq!(old_form["data"]["channels"]["chat:5"], 2);
+}
+
+/// The subject on which instances ask each other, and the name of one of the version before.
+const PEERS: &str = "notify.peers.all";
+const OLDER: &str = "older-1";
+
+/// An instance of the version before, which reads over what it does not know: it is there, has two streams that
+/// listen on a chat, and passes on what it is asked.
+async fn older_instance(backend: &Backend) -> mpsc::UnboundedReceiver<Value> {
+    let client = backend.client().clone();
+    let mut calls = client.subscribe(PEERS).await.unwrap();
+    let (sender, asked) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(call) = calls.next().await {
+            let question: Value = serde_json::from_slice(&call.payload).unwrap();
+            let stats = question["says"] == json!({"find": "stats"});
+            let (true, Some(reply)) = (stats && question["from"] != OLDER, call.reply) else {
+                continue;
+            };
+            let chats = json!({"channels": 1, "listeners": 2, "marks": "AAAAAAAAAAA"});
+            let stats = json!({"connections": 2, "resources": {"chat": chats}, "keys": {}});
+            let answer = json!({"from": OLDER, "says": {"found": {"stats": stats}}});
+            let answer = answer.to_string().into_bytes();
+            client.publish(reply, answer.into()).await.unwrap();
+            let _ = sender.send(question);
+        }
+    });
+    let hello = json!({"from": OLDER, "says": "hello"});
+    backend.publish(PEERS, &hello).await;
+    asked
+}
+
+#[tokio::test]
+async fn channels_are_told_apart_only_for_whoever_counts_them() {
+    let nats = Nats::start().await;
+    let backend = nats.backend().await;
+    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1])).await;
+    let _stream = server.connect(1).await;
+    let mut asked = older_instance(&backend).await;
+    let counted = eventually("both instances to answer", || async {
+        let stats = get(&server, "/api/v1/connections/stats").await;
+        (stats["total"] == 3).then_some(stats)
+    })
+    .await;
+    assert_eq!(
+        counted["channels"]["chat"],
+        json!({"channels": 2, "listeners": 3, "exact": true})
+    );
+    let question = asked.recv().await.unwrap();
+    assert_eq!(question.get("brief"), None, "{question}");
+    while asked.try_recv().is_ok() {}
+
+    let request = Request::get("/api/sse/stats").bearer(&tokens::of_user(1));
+    let summed = server.send(request).await.json().await;
+    let expected = json!({"totalConnections": 3, "channels": {"chat": 3, "user": 1}});
+    assert_eq!(summed["data"], expected);
+    let question = asked.recv().await.unwrap();
+    assert_eq!(question["brief"], true, "{question}");
+
+    for brief in [None, Some(true)] {
+        let mut question = json!({"from": OLDER, "says": {"find": "stats"}});
+        if let Some(brief) = brief {
+            question["brief"] = json!(brief);
+        }
+        let question = question.to_string().into_bytes();
+        let answer = backend.client().request(PEERS, question.into()).await;
+        let answer: Value = serde_json::from_slice(&answer.unwrap().payload).unwrap();
+        let stats = &answer["says"]["found"]["stats"];
+        assert_eq!(stats["connections"], 1, "{answer}");
+        let all = brief.is_none();
+        for resource in ["chat", "user"] {
+            let census = &stats["resources"][resource];
+            assert_eq!(
+                (&census["channels"], &census["listeners"]),
+                (&json!(1), &json!(1))
+            );
+            assert_eq!(census["marks"].is_string(), all, "{answer}");
+        }
+        let keys = stats["keys"].as_object().unwrap();
+        assert_eq!(!keys.is_empty(), all, "{answer}");
+    }
 }
 
 #[tokio::test]

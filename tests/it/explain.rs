@@ -62,8 +62,8 @@ impl Pair {
             .await;
     }
 
-    /// Both instances have had all that was published before.
-    async fn settle(&self, witness: &mut [EventStream; 2]) -> String {
+    /// Both instances have had all that was published before, if they are of one thread.
+    pub(crate) async fn settle(&self, witness: &mut [EventStream; 2]) -> String {
         let mark = json!({"type": "mark", "target": {"user_id": 800}});
         self.backend.publish("fechatter.realtime.push", &mark).await;
         let mut id = None;
@@ -74,12 +74,17 @@ impl Pair {
     }
 
     /// Streams of somebody else on both instances.
-    async fn witness(&self) -> [EventStream; 2] {
+    pub(crate) async fn witness(&self) -> [EventStream; 2] {
         [
             self.first.connect(800).await,
             self.second.connect(800).await,
         ]
     }
+}
+
+/// What one stream of such an instance has had, all have.
+pub(crate) fn of_one_thread(settings: Settings) -> Settings {
+    settings.set("server.workers", 1)
 }
 
 pub(crate) async fn get(server: &Server, target: &str) -> Value {
@@ -280,7 +285,7 @@ async fn who_is_not_in_the_audience_is_told_so() {
 
 #[tokio::test]
 async fn who_came_later_or_comes_back_is_told_what_became_of_it() {
-    let pair = Pair::start().await;
+    let pair = Pair::start_as(of_one_thread).await;
     let mut witness = pair.witness().await;
     let mut early = pair.first.connect(1).await;
     pair.say("one").await;
@@ -326,7 +331,8 @@ async fn who_came_later_or_comes_back_is_told_what_became_of_it() {
 
 #[tokio::test]
 async fn what_was_read_from_the_log_is_told_and_so_is_what_was_lost() {
-    let pair = Pair::start_as(|settings| settings.set("history.max_events", 4)).await;
+    let pair =
+        Pair::start_as(|settings| of_one_thread(settings).set("history.max_events", 4)).await;
     let mut witness = pair.witness().await;
     let mut stream = pair.first.connect(1).await;
     let mut ids = Vec::new();
@@ -460,6 +466,8 @@ async fn a_reader_that_stalls_is_told_from_one_that_is_away() {
     let ended = "notify_sessions_ended_total";
     pair.say("last").await;
     let last = id_of(&mut reader, "last").await;
+    // It came when the stream was given up already, and its connection was not.
+    expect(&pair, 1, &last, "slow_consumer").await;
     drop(_stalled);
     pair.first
         .metric_becomes(ended, "reason=\"slow_consumer\"", 1.0)
@@ -469,7 +477,9 @@ async fn a_reader_that_stalls_is_told_from_one_that_is_away() {
         answer["sessions"][0]["ended_because"], "slow_consumer",
         "{answer:#}"
     );
-    expect(&pair, 1, &last, "not_connected").await;
+    pair.say("afterwards").await;
+    let afterwards = id_of(&mut reader, "afterwards").await;
+    expect(&pair, 1, &afterwards, "not_connected").await;
 }
 
 #[tokio::test]
@@ -780,7 +790,16 @@ async fn an_instance_that_does_not_answer_leaves_room_for_doubt() {
     // Without the log, and without the others, what is remembered here is told.
     pair.nats.kill();
     pair.first.not_ready().await;
-    assert_eq!(explain(&pair.first, 1, &id).await["reason"], "written");
+    // And that nothing else comes, whatever is asked for.
+    for (event, reason) in [(&*id, "written"), ("never-published", "not_remembered")] {
+        let answer = explain(&pair.first, 1, event).await;
+        assert_eq!(answer["reason"], reason, "{answer:#}");
+        let first = answer["hints"][0].as_str().unwrap_or_default();
+        assert!(
+            first.starts_with("no event reaches this instance"),
+            "{answer:#}"
+        );
+    }
 }
 
 #[tokio::test]

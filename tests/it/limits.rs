@@ -82,6 +82,20 @@ async fn streams_beyond_a_users_share_are_refused_and_nobody_elses() {
     is_let_in(&server, 1).await;
 }
 
+/// While the kernel makes the table larger, a thread that takes a connection delivers nothing.
+#[tokio::test]
+async fn the_table_of_open_files_has_room_for_all_streams_before_they_come() {
+    let server = Server::start(Settings::new().set("server.max_connections", 3_000)).await;
+    let most = server.metric("process_max_fds", "").await as usize;
+    assert!(server.places_for_files() >= most.min(3_256));
+    let more = server
+        .settings()
+        .clone()
+        .set("server.max_connections", 6_000);
+    server.reload_with(&more).await;
+    assert!(server.places_for_files() >= most.min(6_256));
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_is_noticed() {
     let server = Server::start(Settings::new()).await;

@@ -2,7 +2,8 @@
 //! must see exactly what a simple reference says, or be told of a gap that covers the difference.
 //!
 //! `MODEL_SEED` repeats what happened, as far as timing lets it; `MODEL_SECONDS` says for how long;
-//! `MODEL_TRACE` names a folder for what every client saw.
+//! `MODEL_TRACE` names a folder for what every client saw, and for what instances said that could not read what one had
+//! missed.
 
 mod client;
 mod reference;
@@ -53,7 +54,7 @@ async fn every_client_gets_exactly_what_is_its_own_or_a_gap() {
     let (logged, steps) = (truth.log.len(), &world.steps);
     println!("{logged} logged, {report:?}, {steps:?}, ended in {ended:?}");
     if let Some(folder) = std::env::var_os("MODEL_TRACE") {
-        write_down(&PathBuf::from(folder), &truth, &seen);
+        write_down(&PathBuf::from(folder), &truth, &seen, &world.logs);
     }
     // The log has everything, so that nobody has to be told that it has not; unless it was away for
     // longer than a client waits for it.
@@ -70,11 +71,14 @@ async fn every_client_gets_exactly_what_is_its_own_or_a_gap() {
 }
 
 /// What there is to look at when something is wrong.
-fn write_down(folder: &Path, truth: &Truth, seen: &[(i64, Vec<Sight>)]) {
+fn write_down(folder: &Path, truth: &Truth, seen: &[(i64, Vec<Sight>)], logs: &[String]) {
     std::fs::write(folder.join("truth"), format!("{truth:#?}")).unwrap();
     for (user, seen) in seen {
         let lines: Vec<_> = seen.iter().map(|sight| format!("{sight:?}")).collect();
         std::fs::write(folder.join(format!("user-{user}")), lines.join("\n")).unwrap();
+    }
+    for (number, log) in logs.iter().enumerate() {
+        std::fs::write(folder.join(format!("log-{number}")), log).unwrap();
     }
 }
 

@@ -214,6 +214,56 @@ async fn one_token_is_revoked_by_its_name_or_by_its_hash() {
     }
 }
 
+/// On several threads, with streams that came and went before, and a name that two users' tokens have.
+#[tokio::test]
+async fn of_many_streams_those_of_the_token_end_and_no_others() {
+    let server = Server::start(Settings::new().set("server.workers", 3)).await;
+    let with = |user: i64, jti: &str| {
+        let token = Token::of(user).claim("jti", jti);
+        token.sign_hs256(tokens::SECRET)
+    };
+    let (one, two, other) = (with(1, "shared"), with(2, "shared"), with(1, "other"));
+    let plain = tokens::of_user(1);
+    let mut left: Vec<EventStream> = Vec::new();
+    for token in [&one, &other, &two, &plain, &one, &one] {
+        left.push(server.connect_with(token).await);
+    }
+    let by_name = Request::get("/sse/user/1").bearer(&one);
+    let mut by_name = EventStream::new(server.send(by_name).await);
+    by_name.expect_type("connection_confirmed").await;
+    let mut meant = vec![
+        by_name,
+        server.connect_with(&two).await,
+        server.connect_with(&one).await,
+    ];
+    // The first and the last of a token's streams have gone, and others are in their places.
+    for at in [5, 4, 0] {
+        drop(left.remove(at));
+    }
+    server
+        .metric_becomes("notify_connections", "sse", 6.0)
+        .await;
+    let of_plain = left.remove(2);
+    meant.extend([left.remove(1), server.connect_with(&one).await]);
+    left.push(server.connect_with(&with(2, "third")).await);
+    let answer = revoke(&server, json!({"token_id": "shared"})).await;
+    assert_eq!(answer["ended"], 5, "{answer}");
+    for stream in meant {
+        ends_revoked(stream).await;
+    }
+    let answer = revoke(&server, json!({"token_hash": hash(&plain)})).await;
+    assert_eq!(answer["ended"], 1, "{answer}");
+    ends_revoked(of_plain).await;
+    let again = revoke(&server, json!({"token_hash": hash(&plain)})).await;
+    assert_eq!(again["ended"], 0, "{again}");
+    let event = json!({"type": "note", "channel": "user:1,user:2", "data": {}});
+    let (status, _) = send(&server, "POST", "/api/v1/messages/send", &event).await;
+    assert_eq!(status, 202);
+    for mut stream in left {
+        stream.expect_type("note").await;
+    }
+}
+
 #[tokio::test]
 async fn a_backend_revokes_over_nats() {
     let nats = Nats::start().await;

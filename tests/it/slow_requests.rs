@@ -49,6 +49,16 @@ async fn trickle(mut socket: impl AsyncWrite + Unpin) {
     }
 }
 
+/// Begins another head on a connection that was used before; comes back when the server has ended it.
+async fn a_head_that_never_ends_is_not_waited_for(mut socket: TcpStream) {
+    write(&mut socket, "GET /live HTTP/1.1\r\nx: ").await;
+    let (mut answers, letters) = socket.into_split();
+    let trickling = tokio::spawn(trickle(letters));
+    let mut bytes = Vec::new();
+    let _ = within("the end", answers.read_to_end(&mut bytes)).await;
+    trickling.abort();
+}
+
 #[tokio::test]
 async fn a_head_that_does_not_come_in_time_is_answered_408() {
     let server = Server::start(Settings::new()).await;
@@ -60,18 +70,23 @@ async fn a_head_that_does_not_come_in_time_is_answered_408() {
     server.limit_line("slow_headers").await;
 }
 
+/// As browsers open ahead, in case that they need one soon.
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_said_ends_and_is_nobodys_fault() {
+    let server = Server::start(Settings::new()).await;
+    let mut silent = socket(&server).await;
+    let answer = rest(&mut silent).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(server.limited("slow_headers").await, 0.0);
+}
+
 #[tokio::test]
 async fn a_second_head_has_no_more_time_than_the_first() {
     let server = Server::start(Settings::new()).await;
     let mut slow = socket(&server).await;
     write(&mut slow, "GET /live HTTP/1.1\r\nhost: x\r\n\r\n").await;
     until(&mut slow, "live").await;
-    write(&mut slow, "GET /live HTTP/1.1\r\nx: ").await;
-    let (mut answers, letters) = slow.into_split();
-    let trickling = tokio::spawn(trickle(letters));
-    let mut bytes = Vec::new();
-    let _ = within("the end", answers.read_to_end(&mut bytes)).await;
-    trickling.abort();
+    a_head_that_never_ends_is_not_waited_for(slow).await;
     assert_eq!(server.limited("slow_headers").await, 1.0);
     // One that comes in time may be as late as it likes, up to the keep-alive.
     let mut honest = socket(&server).await;
@@ -101,12 +116,7 @@ async fn a_preflight_is_a_request_like_any_other() {
         access-control-request-method: GET\r\n\r\n";
     write(&mut slow, preflight).await;
     until(&mut slow, "\r\n\r\n").await;
-    write(&mut slow, "GET /live HTTP/1.1\r\nx: ").await;
-    let (mut answers, letters) = slow.into_split();
-    let trickling = tokio::spawn(trickle(letters));
-    let mut bytes = Vec::new();
-    let _ = within("the end", answers.read_to_end(&mut bytes)).await;
-    trickling.abort();
+    a_head_that_never_ends_is_not_waited_for(slow).await;
     assert_eq!(server.limited("slow_headers").await, 1.0);
 }
 
@@ -204,6 +214,14 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// `GET / ` over HTTP, in the words of HPACK.
 const GET: [u8; 6] = [0x82, 0x86, 0x84, 0x41, 0x01, b'x'];
 
+/// `GET` of a path of more than 126 bytes, in the same words.
+fn get(path: &str) -> Vec<u8> {
+    let more = path.len().checked_sub(127).unwrap();
+    let length = [0x7f, (more % 128) as u8 | 0x80, (more / 128) as u8];
+    let begin = [0x82, 0x86, 0x41, 0x01, b'x', 0x04];
+    [&begin[..], &length[..], path.as_bytes()].concat()
+}
+
 #[tokio::test]
 async fn floods_over_http_2_end_their_connection_and_no_other() {
     let server = Server::start(Settings::new().set("server.h2c", true)).await;
@@ -213,7 +231,22 @@ async fn floods_over_http_2_end_their_connection_and_no_other() {
     let mut living = within("an answer", request).await.unwrap();
     let pings = || frame(6, 0, 0, &[0; 8]);
     let settings = || frame(4, 0, 0, &[]);
-    let floods: [(&str, Vec<u8>); 4] = [
+    // Data that is none, for a request that goes on for as long as its stream, plain and padded.
+    let opened = || {
+        frame(
+            1,
+            4,
+            1,
+            &get(&format!("/events?access_token={}", tokens::of_user(2))),
+        )
+    };
+    let empty = |flags, padding: &'static [u8]| {
+        let frames = (0..5_000).flat_map(move |_| frame(0, flags, 1, padding));
+        opened().into_iter().chain(frames).collect()
+    };
+    let floods: [(&str, Vec<u8>); 6] = [
+        ("http2", empty(0, &[])),
+        ("http2", empty(8, &[2, 0, 0])),
         ("http2", (0..5_000).flat_map(|_| pings()).collect()),
         ("http2", (0..5_000).flat_map(|_| settings()).collect()),
         (
@@ -258,7 +291,9 @@ async fn floods_over_http_2_end_their_connection_and_no_other() {
         let chunk = within("a chunk", living.chunk()).await.unwrap().unwrap();
         text.push_str(&String::from_utf8_lossy(&chunk));
     }
-    assert_eq!(server.metric("notify_connections", "").await, 1.0);
+    server
+        .metric_becomes("notify_connections", "sse", 1.0)
+        .await;
 }
 
 #[tokio::test]

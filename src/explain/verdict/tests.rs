@@ -144,8 +144,16 @@ fn each_standing_has_its_reason() {
         ended: Some((at(101), "slow_consumer".to_owned())),
         ..session(Standing::Unwritten)
     };
+    let gone = |ended: u64, because: &str| SessionAccount {
+        ended: Some((at(ended), because.to_owned())),
+        ..session(Standing::Over)
+    };
     let cases = [
         (session(Standing::Over), Reason::NotConnected),
+        // Given up by the hub before the event came, and still open to its client.
+        (gone(101, "slow_consumer"), Reason::SlowConsumer),
+        (gone(99, "slow_consumer"), Reason::NotConnected),
+        (gone(101, "client_gone"), Reason::NotConnected),
         (session(Standing::Fresh), Reason::OpenedLater),
         (session(Standing::Had), Reason::HadAlready),
         (session(Standing::Gap("expired".to_owned())), Reason::Gap),

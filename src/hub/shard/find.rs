@@ -10,11 +10,13 @@ use super::{Phase, Shard};
 use crate::credential::Mark;
 use crate::event::{Channel, ChatId, Resource, Timestamp, UserId};
 use crate::hub::account::{self, Heard, SessionAccount, Standing};
+use crate::hub::census::Census;
 use crate::hub::inspect::{Connection, Filter, Finding, Question, Stats, Target};
 use crate::hub::listening::Seats;
 use crate::hub::matter::{Matter, Subject};
 use crate::hub::notice::End;
 use crate::hub::registry::SessionKey;
+use crate::hub::session::Session;
 use crate::hub::witness::{Who, Witness};
 
 /// The most channels of a connection that are listed.
@@ -39,7 +41,13 @@ impl Shard {
     pub(in crate::hub) fn find(&mut self, question: &Question, now: Instant) -> Finding {
         match question {
             Question::Connections(filter) => Finding::Connections(self.connections(filter, now)),
-            Question::Stats => Finding::Stats(self.stats()),
+            Question::Stats => Finding::Stats(Stats {
+                keys: self.keys_in_use(),
+                ..self.stats(Census::add)
+            }),
+            Question::BriefStats => Finding::Stats(self.stats(|census, _, listeners| {
+                census.add_unmarked(listeners);
+            })),
             Question::Channels { after, limit } => {
                 Finding::Channels(self.channels(after.as_deref(), *limit))
             }
@@ -207,16 +215,16 @@ impl Shard {
         })
     }
 
-    fn stats(&self) -> Stats {
+    /// Sessions and channels in numbers, without keys; `add` counts a channel with so many listeners.
+    fn stats(&self, add: impl Fn(&mut Census, &Channel, usize)) -> Stats {
         let mut stats = Stats {
             connections: self.registry.len(),
-            resources: BTreeMap::new(),
-            keys: self.keys_in_use(),
+            ..Stats::default()
         };
         for (channel, listeners) in self.registry.channels() {
             let name = channel.resource().as_str();
             if let Some(census) = stats.resources.get_mut(name) {
-                census.add(channel, listeners);
+                add(census, channel, listeners);
                 continue;
             }
             let name = match stats.resources.len() < RESOURCES {
@@ -224,7 +232,7 @@ impl Shard {
                 false => "other",
             };
             let census = stats.resources.entry(name.to_owned()).or_default();
-            census.add(channel, listeners);
+            add(census, channel, listeners);
         }
         stats
     }
@@ -265,22 +273,28 @@ impl Shard {
     }
 
     fn end_target(&mut self, target: &Target, now: Instant) -> usize {
+        let keys = match target {
+            Target::Connection(id) => self.with_id(id).into_iter().collect(),
+            Target::User(user) => self.sessions_of(user),
+        };
         let mut ended = 0;
-        for key in self.registry.keys() {
-            let user = self.registry.user_of(key).cloned();
-            let Some(session) = self.registry.get_mut(key) else {
-                continue;
-            };
-            let meant = match target {
-                Target::Connection(id) => session.connection_id.simple().to_string() == *id,
-                Target::User(wanted) => user.as_ref() == Some(wanted),
-            };
-            if meant && !session.is_ending() {
+        for key in keys {
+            let session = self.registry.get(key);
+            if session.is_some_and(|session| !session.is_ending()) {
                 self.end(key, End::Disconnected, now);
                 ended += 1;
             }
         }
         ended
+    }
+
+    /// The session of a connection, by its id as it is told.
+    fn with_id(&self, id: &str) -> Option<SessionKey> {
+        let as_told = |uuid: &Uuid| uuid.simple().to_string() == id;
+        let sought = Uuid::try_parse(id).ok().filter(as_told)?;
+        let mut keys = self.registry.keys().into_iter();
+        let is_sought = |session: &Session| session.connection_id == sought;
+        keys.find(|key| self.registry.get(*key).is_some_and(is_sought))
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use rand::Rng as _;
 
 use super::Shard;
+use crate::credential::Mark;
 use crate::event::{Channel, ChatId, Frame, MembershipChange, Resource, Timestamp, UserId};
 use crate::hub::listening::Passed;
 use crate::hub::notice::{self, Confirmation, End};
@@ -15,9 +16,12 @@ use crate::hub::registry::SessionKey;
 use crate::hub::replay::{self, Comeback, Replay};
 use crate::hub::schedule::Due;
 use crate::hub::scope::{Interest, Scope};
-use crate::hub::sentence::Sentence;
-use crate::hub::session::{Opening, Phase, Session};
+use crate::hub::sentence::{Sentence, Whose};
+use crate::hub::session::{Opening, Pending, Phase, Session};
 use crate::hub::witness::{CameBack, Start, Who};
+
+/// How many places of sessions a sentence for everybody looks at before deliveries have a turn.
+const SENTENCED_AT_ONCE: usize = 1_000;
 
 impl Shard {
     /// Adds a session that receives nothing until it is activated, but misses no join or leave.
@@ -39,6 +43,10 @@ impl Shard {
         let session = Session::new(opening, self.serial, now, first_ping, waiting);
         let own = session.named_channels.is_none();
         let key = self.registry.add(user.clone(), session);
+        let session = self.registry.get(key);
+        if let Some(credential) = session.and_then(|session| session.credential.as_ref()) {
+            self.bearers.add(key, credential);
+        }
         if own {
             self.registry.join(key, &Channel::user(user));
         } else {
@@ -54,7 +62,7 @@ impl Shard {
     pub(in crate::hub) fn activate(
         &mut self,
         key: SessionKey,
-        chats: Vec<ChatId>,
+        mut chats: Vec<ChatId>,
         comeback: Comeback,
         now: Instant,
     ) -> Result<Vec<ChatId>, Vec<ChatId>> {
@@ -70,22 +78,21 @@ impl Shard {
         let (Some(user), Some(session)) = (user, self.registry.get_mut(key)) else {
             return Ok(Vec::new());
         };
-        let changes = match std::mem::replace(&mut session.phase, Phase::Live) {
-            Phase::Pending(changes) => changes,
-            Phase::Live => Vec::new(),
-            ending @ Phase::Ending(_) => {
-                // Ended while its chats were looked up: the goodbye already waits.
-                session.phase = ending;
-                Vec::new()
+        match std::mem::replace(&mut session.phase, Phase::Live) {
+            Phase::Pending(Pending { changes, anew }) => {
+                chats = after_changes(anew.map_or(chats, Vec::from), &changes);
             }
-        };
-        if session.is_live() {
+            Phase::Live => {}
+            // Ended while its chats were looked up: the goodbye already waits.
+            ending @ Phase::Ending(_) => session.phase = ending,
+        }
+        let is_live = session.is_live();
+        if is_live {
             session.attending = Some(self.attendance.enter(&user));
         }
         session.after_unlogged = unlogged;
         let (serial, at) = (session.serial, session.next_due(now, &timing));
         let scope = session.scope();
-        let mut chats = after_changes(chats, &changes);
         chats.retain(|chat| session.follows(chat));
         self.schedule.add(Due { at, key, serial });
         let mut channels: Vec<Channel> = chats.iter().map(Channel::chat).collect();
@@ -96,10 +103,17 @@ impl Shard {
         let interest = scope.interest(&user, chats.clone());
         let channels = matches!(scope, Scope::Named(_)).then_some(&channels[..]);
         let head = self.head;
-        let kept = kept.unwrap_or_else(|| history.read());
-        let replay = replay::plan(&kept, interest.clone(), comeback, head, Timestamp::now());
-        drop(kept);
+        let replay = if is_live {
+            let kept = kept.unwrap_or_else(|| history.read());
+            replay::plan(&kept, interest.clone(), comeback, head, Timestamp::now())
+        } else {
+            // What was missed is not for whoever has lost the right to it, and others come back for it.
+            drop(kept);
+            replay::none(comeback.resume, head)
+        };
         self.confirm(key, &interest, channels, replay, now);
+        // It may have lost its last channel meanwhile.
+        self.end_if_idle(key, now);
         Ok(chats)
     }
 
@@ -142,21 +156,28 @@ impl Shard {
             lead.push(notice::caught_up(replayed, &head));
         }
         session.has_up_to = replay.from.position();
-        let comeback = replay.resumed.then(|| CameBack {
+        let is_of_this_log = replay.from.epoch() == head.epoch();
+        let comeback = (replay.resumed && is_of_this_log).then(|| CameBack {
             from: replay.from.position(),
             gap: replay.gap,
             log_up_to: replay.read_up_to,
             changes: CameBack::few(replay.changes),
         });
+        let up_to = match session.is_live() || !is_of_this_log {
+            true => head,
+            // It gets nothing of what came later.
+            false => replay.from,
+        };
+        session.over_at = session.over_at.and(Some(up_to.position()));
         session.start = Start {
-            live_from: head.position(),
+            live_from: up_to.position(),
             comeback: comeback.map(Box::new),
         };
         session.outbox.lead_with(lead);
         session.wake(now);
     }
 
-    pub(super) fn change_membership(
+    pub(in crate::hub) fn change_membership(
         &mut self,
         user: &UserId,
         change: &MembershipChange,
@@ -174,21 +195,22 @@ impl Shard {
                 changes.push(change.clone());
             }
             match &mut session.phase {
-                Phase::Pending(changes) => changes.push(change.clone()),
+                Phase::Pending(pending) => pending.changes.push(change.clone()),
                 Phase::Live | Phase::Ending(_) => self.apply(key, change, now),
             }
         }
     }
 
-    /// Begins to look the chats of all live sessions up again: from now on their joins and leaves
-    /// are kept, too. Gives their users.
+    /// Begins to look the chats of all sessions up again that have not ended: from now on their joins and
+    /// leaves are kept, too. Gives their users.
     pub(in crate::hub) fn begin_refresh(&mut self) -> Vec<UserId> {
         let mut users = Vec::new();
         for key in self.registry.keys() {
             let Some(session) = self.registry.get_mut(key) else {
                 continue;
             };
-            if session.is_live() {
+            // Those that are not live yet may have their chats from before.
+            if !session.is_ending() {
                 session.refresh = Some(Vec::new());
                 users.extend(self.registry.user_of(key).cloned());
             }
@@ -210,6 +232,11 @@ impl Shard {
             };
             let mut chats = after_changes(chats.to_vec(), &changes);
             chats.retain(|chat| session.follows(chat));
+            if let Phase::Pending(pending) = &mut session.phase {
+                pending.changes.clear();
+                pending.anew = Some(chats.into());
+                continue;
+            }
             let granted = match session.scope() {
                 Scope::Own => Vec::new(),
                 Scope::Named(named) => named.granted,
@@ -228,16 +255,47 @@ impl Shard {
         }
     }
 
-    /// Ends sessions by their tokens; gives how many.
-    pub(in crate::hub) fn sentence(&mut self, sentence: &Sentence, now: Instant) -> usize {
-        let mut ended = 0;
-        let keys = match sentence.users() {
-            Some(users) => users
-                .iter()
-                .flat_map(|user| self.sessions_of(user))
-                .collect(),
-            None => self.registry.keys(),
+    /// Ends sessions by their tokens, beginning with the place `from`; gives how many, and where to go on if that is
+    /// not all. A sentence for everybody is carried out on so many places at a time, since each takes a look; a session
+    /// that comes to a place behind has to see to it itself that its token is good.
+    pub(in crate::hub) fn sentence(
+        &mut self,
+        sentence: &Sentence,
+        from: usize,
+        now: Instant,
+    ) -> (usize, Option<usize>) {
+        let (keys, next) = match sentence.whose() {
+            Whose::Users(users) => {
+                let keys = users.iter().flat_map(|user| self.sessions_of(user));
+                (keys.collect(), None)
+            }
+            Whose::Tokens(marks) => (self.sessions_by(marks), None),
+            Whose::Everybody => self.registry.keys_from(from, SENTENCED_AT_ONCE),
         };
+        (self.end_those(keys, sentence, now), next)
+    }
+
+    /// Of the sessions those whose tokens go by one of these marks, each once.
+    fn sessions_by(&self, marks: &[Mark]) -> Vec<SessionKey> {
+        let goes_by = |key: SessionKey, mark: Mark| {
+            let credential = self.registry.get(key)?.credential.as_ref()?;
+            credential.goes_by(mark).then_some(key)
+        };
+        let of = |mark: &Mark| {
+            let mark = *mark;
+            self.bearers
+                .of(mark)
+                .filter_map(move |key| goes_by(key, mark))
+        };
+        // It may go by its hash and by its `jti`.
+        let mut keys: Vec<SessionKey> = marks.iter().flat_map(of).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    fn end_those(&mut self, keys: Vec<SessionKey>, sentence: &Sentence, now: Instant) -> usize {
+        let mut ended = 0;
         for key in keys {
             let user = self.registry.user_of(key).cloned();
             let (Some(user), Some(session)) = (user, self.registry.get_mut(key)) else {

@@ -98,7 +98,7 @@ impl Client {
             };
             self.confirmed = None;
             let away = self.read(response, parser).await;
-            if self.seen.last().is_some_and(is_end) {
+            if self.is_at_end() {
                 return self.seen;
             }
             tokio::time::sleep(away).await;
@@ -142,7 +142,8 @@ impl Client {
 
     /// Reads until the stream breaks off or an order says so; gives how long to stay away.
     async fn read(&mut self, mut response: Response, mut parser: Parser) -> Duration {
-        loop {
+        // The end may have come together with the confirmation.
+        while !self.is_at_end() {
             let bytes = {
                 let mut chunk = pin!(response.chunk());
                 loop {
@@ -161,10 +162,12 @@ impl Client {
             };
             parser.feed(&bytes).unwrap();
             self.take(&mut parser);
-            if self.seen.last().is_some_and(is_end) {
-                return Duration::ZERO;
-            }
         }
+        Duration::ZERO
+    }
+
+    fn is_at_end(&self) -> bool {
+        matches!(self.seen.last(), Some(Sight::Event(END, _)))
     }
 
     fn take(&mut self, parser: &mut Parser) {
@@ -179,10 +182,6 @@ impl Client {
             self.last_event_id = Some(parser.last_event_id.clone());
         }
     }
-}
-
-fn is_end(sight: &Sight) -> bool {
-    matches!(sight, Sight::Event(END, _))
 }
 
 fn sight(event: &Event) -> Option<Sight> {

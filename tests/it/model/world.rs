@@ -22,6 +22,9 @@ use crate::support::{
 const USERS: RangeInclusive<i64> = 1..=8;
 const CHATS: RangeInclusive<i64> = 1..=3;
 
+/// How long instances may take to be back on a nats-server that is there again.
+const RETURN: Duration = Duration::from_secs(3);
+
 /// Asks where an instance is; member of nothing.
 const SCOUT: i64 = 99;
 
@@ -42,11 +45,13 @@ pub(super) struct World {
     end: u64,
     /// Numbers that the log may not have, because nats-server was killed.
     pub(super) at_risk: BTreeSet<u64>,
-    /// Since when nats-server is down, and the longest time that it was.
-    down_since: Option<Instant>,
+    /// Since when nats-server is down, or was until the second moment, and the longest time that it was.
+    outage: Option<(Instant, Instant)>,
     pub(super) longest_outage: Duration,
     /// Why instances could not read from the log what clients had missed.
     pub(super) unread: Vec<String>,
+    /// All that those instances said.
+    pub(super) logs: Vec<String>,
     /// How often what happened, and how long it took in all.
     pub(super) steps: BTreeMap<&'static str, (usize, Duration)>,
 }
@@ -89,8 +94,9 @@ impl World {
             number: 0,
             end: 0,
             at_risk: BTreeSet::new(),
-            down_since: None,
+            outage: None,
             unread: Vec::new(),
+            logs: Vec::new(),
             longest_outage: Duration::ZERO,
             steps: BTreeMap::new(),
         };
@@ -316,8 +322,11 @@ impl World {
         };
         let lines = server.log().into_iter();
         let unread = lines.filter(|line| line.message().contains("past could not be read"));
-        self.unread
-            .extend(unread.map(|line| line.text("error").to_owned()));
+        let unread: Vec<String> = unread.map(|line| line.text("error").to_owned()).collect();
+        if !unread.is_empty() {
+            self.logs.push(server.process().stderr());
+        }
+        self.unread.extend(unread);
     }
 
     async fn start_stopped_instance(&mut self) -> &'static str {
@@ -347,7 +356,13 @@ impl World {
             self.at_risk.insert(self.number);
         }
         self.nats.kill();
-        self.down_since = Some(Instant::now());
+        let now = Instant::now();
+        let begun = match self.outage {
+            // Instances may not have been connected in between.
+            Some((begun, ended)) if now - ended < RETURN => begun,
+            _ => now,
+        };
+        self.outage = Some((begun, now));
         self.backend = None;
         "killed NATS"
     }
@@ -359,11 +374,10 @@ impl World {
         self.nats.start_again().await;
         self.backend = Some(self.nats.backend().await);
         self.end = eventually("the log to answer", || self.log_end()).await;
-        let outage = self
-            .down_since
-            .take()
-            .map_or(Duration::ZERO, |since| since.elapsed());
-        self.longest_outage = self.longest_outage.max(outage);
+        if let Some((begun, ended)) = &mut self.outage {
+            *ended = Instant::now();
+            self.longest_outage = self.longest_outage.max(*ended - *begun);
+        }
         "started NATS"
     }
 
