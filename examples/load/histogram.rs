@@ -12,6 +12,12 @@ pub(crate) struct Histogram {
     max: u64,
 }
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Histogram {
     pub(crate) fn new() -> Self {
         Self {
@@ -25,6 +31,15 @@ impl Histogram {
         self.counts[bucket(value)] += 1;
         self.total += 1;
         self.max = self.max.max(value);
+    }
+
+    /// Adds what another has counted.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.total += other.total;
+        self.max = self.max.max(other.max);
     }
 
     /// The least value, rounded up to its bucket's end, that `share` of all values don't exceed.
@@ -79,11 +94,13 @@ mod tests {
 
     #[test]
     fn quantiles_are_the_values_that_were_recorded() {
-        let mut histogram = Histogram::new();
+        let (mut histogram, mut other) = (Histogram::new(), Histogram::new());
         assert_eq!(histogram.quantile(0.5), 0);
-        for value in 1..=100 {
-            histogram.record(value * 1_000_000);
+        for value in 1..=50 {
+            histogram.record(2 * value * 1_000_000);
+            other.record((2 * value - 1) * 1_000_000);
         }
+        histogram.absorb(&other);
         for (share, expected) in [(0.5, 50), (0.99, 99), (1.0, 100)] {
             let value = histogram.quantile(share) as f64 / 1e6;
             assert!(

@@ -45,6 +45,9 @@ pub(crate) struct Resume {
     /// Seconds for which those are measured before
     #[arg(long, default_value_t = 5)]
     seconds: u32,
+    /// How often all go and come back: the rarest latencies of one storm are those of a few events
+    #[arg(long, default_value_t = 1)]
+    storms: u32,
 }
 
 impl Resume {
@@ -63,7 +66,7 @@ impl Resume {
         let visit = Visit::begin(options, &vec![None; clients], 0)?;
         let opened = visit.arrival(options.patience).await;
         let lobby = Rc::clone(&visit.lobby);
-        let ids = visit.departure(options.patience).await;
+        let mut ids = visit.departure(options.patience).await;
         report_wrong(report, &lobby.wrong.borrow());
         report.figure("clients", clients as f64, "");
         report.figure("first_visit_seconds", opened.as_secs_f64(), "s");
@@ -76,45 +79,97 @@ impl Resume {
         probes.wait(options.patience).await;
         report_live(report, "live_before", &probes);
 
-        for seq in 0..self.missed {
-            publisher.each(groups.clone(), seq).await?;
+        let mut all = Storms::default();
+        for _ in 0..self.storms.max(1) {
+            settled_rss(server).await?;
+            for seq in 0..self.missed {
+                publisher.each(groups.clone(), seq).await?;
+            }
+            // When the streams that stay have this, the server has all that came before.
+            probes.expect(1);
+            publisher.burst(1).await?;
+            probes.wait(options.patience).await;
+
+            let clock = CpuClock::start(server)?;
+            probes.expect(MOST);
+            let storm = Storm::begin(options.clone(), ids, self.missed)?;
+            let back = Cell::new(None);
+            let arrival = async { back.set(storm.arrived.await.ok()) };
+            let (published, ()) = tokio::join!(
+                publisher.steady_until(rate, || back.get().is_some()),
+                arrival
+            );
+            probes.desk.tally.borrow_mut().shorten(published?);
+            probes.wait(options.patience).await;
+            all.cpu = all.cpu.zip(clock.elapsed()?).map(|(sum, one)| sum + one);
+            all.longest = all.longest.max(back.get().unwrap_or(Duration::ZERO));
+            all.live.add(&probes);
+
+            // What each gets next must be this, and not something that it has already.
+            publisher.each(groups.clone(), self.missed).await?;
+            let _ = storm.go.send(());
+            let books = storm
+                .books
+                .await
+                .context("the thread of those who come back")?;
+            all.caught_up.absorb(&books.caught_up);
+            report_wrong(report, &books.wrong);
+            ids = books.ids;
         }
-        // When the streams that stay have this, the server has all that came before.
-        probes.expect(1);
-        publisher.burst(1).await?;
-        probes.wait(options.patience).await;
-
-        let clock = CpuClock::start(server)?;
-        probes.expect(MOST);
-        let storm = Storm::begin(options.clone(), ids, self.missed)?;
-        let back = Cell::new(None);
-        let arrival = async { back.set(storm.arrived.await.ok()) };
-        let (published, ()) = tokio::join!(
-            publisher.steady_until(rate, || back.get().is_some()),
-            arrival
-        );
-        probes.desk.tally.borrow_mut().shorten(published?);
-        probes.wait(options.patience).await;
-        let cpu = clock.elapsed()?;
-        let took = back.get().unwrap_or(Duration::ZERO);
-
-        // What each gets next must be this, and not something that it has already.
-        publisher.each(groups, self.missed).await?;
-        let _ = storm.go.send(());
-        let (caught_up, wrong) = storm
-            .books
-            .await
-            .context("the thread of those who come back")?;
+        report.figure("storms", f64::from(self.storms.max(1)), "");
         report.figure("missed_by_each", self.missed as f64, "");
-        report_times(report, "caught_up", &caught_up, &QUANTILES);
-        report.figure("resume_seconds", took.as_secs_f64(), "s");
-        if let Some(cpu) = cpu {
-            report.figure("cpu_us_per_resume", cpu * MICRO / clients as f64, "µs");
+        report_times(report, "caught_up", &all.caught_up, &QUANTILES);
+        report.figure("resume_seconds", all.longest.as_secs_f64(), "s");
+        if let Some(cpu) = all.cpu {
+            let resumes = clients as f64 * f64::from(self.storms.max(1));
+            report.figure("cpu_us_per_resume", cpu * MICRO / resumes, "µs");
         }
-        report_live(report, "live_during", &probes);
-        report_wrong(report, &wrong);
+        all.live.report(report, "live_during");
         report_others(report, &probes);
         Ok(())
+    }
+}
+
+/// What was measured in all storms.
+struct Storms {
+    live: Live,
+    caught_up: Histogram,
+    /// How long the longest took.
+    longest: Duration,
+    cpu: Option<f64>,
+}
+
+impl Default for Storms {
+    fn default() -> Self {
+        Self {
+            live: Live::default(),
+            caught_up: Histogram::default(),
+            longest: Duration::ZERO,
+            cpu: Some(0.0),
+        }
+    }
+}
+
+/// What streams that stay have got, in one stretch of time or several.
+#[derive(Default)]
+struct Live {
+    latency: Histogram,
+    samples: u64,
+    wrong: u64,
+}
+
+impl Live {
+    fn add(&mut self, probes: &Fleet) {
+        let tally = probes.desk.tally.borrow();
+        self.latency.absorb(&tally.latency);
+        self.samples += tally.delivered;
+        self.wrong += tally.missing + tally.doubled + tally.out_of_order + tally.stray;
+    }
+
+    fn report(&self, report: &mut Report, name: &str) {
+        report.figure(&format!("{name}_samples"), self.samples as f64, "");
+        report_times(report, name, &self.latency, &QUANTILES);
+        report.must_be_zero(&format!("{name}_wrong"), self.wrong);
     }
 }
 
@@ -125,8 +180,16 @@ struct Storm {
     arrived: oneshot::Receiver<Duration>,
     /// Lets them go, once they have what they get last.
     go: oneshot::Sender<()>,
-    /// How long each took, and what was wrong.
-    books: oneshot::Receiver<(Histogram, BTreeMap<String, usize>)>,
+    books: oneshot::Receiver<Books>,
+}
+
+/// What is known when all have left.
+struct Books {
+    /// How long each took.
+    caught_up: Histogram,
+    wrong: BTreeMap<String, usize>,
+    /// The last id of each.
+    ids: Vec<Option<String>>,
 }
 
 impl Storm {
@@ -147,11 +210,12 @@ impl Storm {
                 let _ = arrived_sender.send(took);
                 let _ = going.await;
                 let lobby = Rc::clone(&visit.lobby);
-                visit.departure(options.patience).await;
-                let books = (
-                    lobby.caught_up.replace(Histogram::new()),
-                    lobby.wrong.take(),
-                );
+                let ids = visit.departure(options.patience).await;
+                let books = Books {
+                    caught_up: lobby.caught_up.replace(Histogram::new()),
+                    wrong: lobby.wrong.take(),
+                    ids,
+                };
                 let _ = books_sender.send(books);
                 anyhow::Ok(())
             };
@@ -163,14 +227,9 @@ impl Storm {
 }
 
 pub(crate) fn report_live(report: &mut Report, name: &str, probes: &Fleet) {
-    let tally = probes.desk.tally.borrow();
-    let latency: &Histogram = &tally.latency;
-    report.figure(&format!("{name}_samples"), tally.delivered as f64, "");
-    report_times(report, name, latency, &QUANTILES);
-    report.must_be_zero(
-        &format!("{name}_wrong"),
-        tally.missing + tally.doubled + tally.out_of_order + tally.stray,
-    );
+    let mut live = Live::default();
+    live.add(probes);
+    live.report(report, name);
 }
 
 fn report_wrong(report: &mut Report, wrong: &BTreeMap<String, usize>) {

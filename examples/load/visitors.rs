@@ -52,7 +52,8 @@ pub(crate) struct Visit {
     pub(crate) lobby: Rc<Lobby>,
     visitors: usize,
     started: Instant,
-    tasks: JoinSet<Option<String>>,
+    /// Each gives its number and its last id.
+    tasks: JoinSet<(usize, Option<String>)>,
 }
 
 impl Visit {
@@ -80,7 +81,7 @@ impl Visit {
         for (index, request) in requests.into_iter().enumerate() {
             let visitor = Visitor::new(Rc::clone(&lobby));
             let places = Arc::clone(&places);
-            tasks.spawn_local(async move { visitor.run(index, &request, &places).await });
+            tasks.spawn_local(async move { (index, visitor.run(index, &request, &places).await) });
         }
         Ok(Self {
             lobby,
@@ -100,7 +101,7 @@ impl Visit {
     }
 
     /// Waits until all have left, who do so when they have got one event more than they had missed; gives
-    /// their last ids.
+    /// their last ids, in the order of their users.
     pub(crate) async fn departure(mut self, patience: Duration) -> Vec<Option<String>> {
         let left = &self.lobby.left;
         self.lobby.wait(patience, self.visitors, left).await;
@@ -109,9 +110,11 @@ impl Visit {
             count(&self.lobby.wrong, "not done in time".to_owned());
         }
         self.tasks.abort_all();
-        let mut ids = Vec::with_capacity(self.visitors);
-        while let Some(id) = self.tasks.join_next().await {
-            ids.push(id.ok().flatten());
+        let mut ids = vec![None; self.visitors];
+        while let Some(left) = self.tasks.join_next().await {
+            if let Ok((index, id)) = left {
+                ids[index] = id;
+            }
         }
         ids
     }
