@@ -58,6 +58,16 @@ async fn until_marked(stream: &mut EventStream, server: &Server, user: i64) -> V
     }
 }
 
+/// The next letter, behind a mark that this stream's thread had yet to route when it opened.
+async fn next_letter(stream: &mut EventStream) -> Event {
+    let mut event = stream.next().await;
+    if event.kind() == "mark" {
+        event = stream.next().await;
+    }
+    assert_eq!(event.kind(), "letter", "{}", event.data);
+    event
+}
+
 fn texts(events: &[Event]) -> Vec<&str> {
     let texts = events
         .iter()
@@ -209,7 +219,7 @@ async fn each_device_gets_it_until_it_has_acknowledged_it() {
     assert_eq!(texts(&until_marked(&mut phone, one, 1).await), ["each"]);
     for _ in 0..2 {
         let mut desk = on(other, "desk").await;
-        assert_eq!(desk.expect_type("letter").await.data["data"], "each");
+        assert_eq!(next_letter(&mut desk).await.data["data"], "each");
     }
     let acknowledge = async |device: &str| {
         let target = format!("/api/v1/messages/{id}/ack?device={device}");
@@ -221,7 +231,7 @@ async fn each_device_gets_it_until_it_has_acknowledged_it() {
     assert_eq!(texts(&until_marked(&mut desk, one, 1).await), [""; 0]);
     drop(phone);
     let mut phone = on(other, "phone").await;
-    assert_eq!(phone.expect_type("letter").await.data["data"], "each");
+    assert_eq!(next_letter(&mut phone).await.data["data"], "each");
     assert_eq!(acknowledge("phone").await, 204);
     let target = format!("/api/v1/messages/{id}/receipts");
     let request = Request::get(&target).bearer(&publisher());
@@ -395,7 +405,8 @@ async fn nothing_is_promised_that_can_not_be_kept() {
 #[tokio::test]
 async fn a_batch_says_for_each_for_whom_it_waits() {
     let nats = Nats::start().await;
-    let server = Server::start(Settings::new().nats(&nats)).await;
+    let settings = Settings::new().nats(&nats).set("server.workers", 1);
+    let server = Server::start(settings).await;
     let mut stream = server.connect(1).await;
     let plain = json!({"type": "t", "target": {"user_id": 2}});
     let wrong = json!({"type": "t", "durable": true, "channel": "job:1"});
@@ -407,7 +418,11 @@ async fn a_batch_says_for_each_for_whom_it_waits() {
     let (none, some) = (json!([]), json!([2]));
     assert_eq!(waiting, [&none, &some, &Value::Null, &Value::Null, &some]);
     assert_eq!(results[3]["field"], "messages[3].durable");
-    assert_eq!(stream.expect_type("letter").await.data["data"], "a");
+    // What a thread had yet to route would be live, and come before what waits.
+    send(&server, &letter(1, "d")).await;
+    for text in ["a", "d"] {
+        assert_eq!(stream.expect_type("letter").await.data["data"], text);
+    }
     let mut second = server.connect(2).await;
     for text in ["b", "c"] {
         assert_eq!(second.expect_type("letter").await.data["data"], text);
@@ -441,7 +456,7 @@ async fn the_embedded_default_keeps_them_in_memory() {
     );
     let request = Request::get("/sse/user/2").bearer(&tokens::of_user(2));
     let mut named = open(&server, request).await;
-    assert_eq!(named.expect_type("letter").await.data["id"], "r");
+    assert_eq!(next_letter(&mut named).await.data["id"], "r");
 }
 
 #[tokio::test]

@@ -302,13 +302,15 @@ async fn without_a_shared_log_an_id_of_another_instance_is_a_gap() {
     let settings = Settings::new()
         .nats(&nats)
         .set("log", "memory")
+        .set("server.workers", 1)
         .chat(5, &[1]);
     let one = Server::start(settings.clone()).await;
     let other = Server::start(settings).await;
     let backend = nats.backend().await;
-    let mut stream = one.connect(1).await;
+    let (mut stream, mut there) = (one.connect(1).await, other.connect(1).await);
     backend.say(5, "here").await;
     let id = stream.expect_message("here").await.id.unwrap();
+    there.expect_message("here").await;
     assert_eq!(
         id.find('-'),
         Some(16),

@@ -307,13 +307,21 @@ async fn nats_that_is_down_for_a_minute_while_rows_are_written() {
     let waited = server.metric("notify_outbox_lag_seconds", "").await;
     assert!(waited > 30.0, "{waited}");
     nats.start_again().await;
-    let sql = "SELECT count(*)::text FROM notify_outbox";
-    assert_ne!(postgres.texts(sql).await, ["0"]);
+    let left = async || {
+        let counted = postgres.texts("SELECT count(*)::text FROM notify_outbox");
+        counted.await[0].parse::<u64>().unwrap()
+    };
+    assert_ne!(left().await, 0);
     writers.finish(&postgres).await;
-    eventually("the outbox to be empty", || async {
-        (postgres.texts(sql).await == ["0"]).then_some(())
-    })
-    .await;
+    // They may be many on a slow machine.
+    let mut more = left().await;
+    while more > 0 {
+        more = eventually("the outbox to become shorter", || async {
+            let left = left().await;
+            (left < more).then_some(left)
+        })
+        .await;
+    }
     server
         .metric_becomes("notify_outbox_lag_seconds", "", 0.0)
         .await;

@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::within;
+use super::{DEADLINE, within};
 
 /// How much of what a process has said a failed test shows.
 const LINES_SHOWN: usize = 30;
@@ -151,7 +152,8 @@ impl Drop for Process {
     }
 }
 
-/// Signals one process, or a group where the id is negative.
+/// Signals one process, or a group where the id is negative. Behind `STOP` the process, or the first of the group, runs
+/// no more.
 pub(crate) fn send_signal(signal: &str, target: &str) {
     // The standard library can only kill, and the tests forbid unsafe code as the server does.
     let status = Command::new("kill")
@@ -159,6 +161,28 @@ pub(crate) fn send_signal(signal: &str, target: &str) {
         .stderr(Stdio::null())
         .status();
     assert!(status.is_ok(), "kill is not to be found in PATH");
+    if signal == "STOP" {
+        let pid = target.trim_start_matches('-');
+        let deadline = Instant::now() + DEADLINE;
+        // One thread takes the signal and stops the others: they go on until it has had its turn on a core.
+        while runs(pid) {
+            assert!(Instant::now() < deadline, "process {pid} does not stop");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Whether a thread of a process is not stopped. A process that is gone does not run.
+fn runs(pid: &str) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().any(|thread| {
+        let status = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name, in parentheses, may be of any text.
+        let state = status.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
+        !matches!(state, None | Some("T" | "Z" | "X"))
+    })
 }
 
 fn read_lines(from: impl Read + Send + 'static) -> (watch::Receiver<Vec<String>>, JoinHandle<()>) {

@@ -170,14 +170,21 @@ impl Server {
 
     /// How much memory the process holds, in bytes.
     pub(crate) fn resident_bytes(&self) -> usize {
+        let kibibytes = self.kernel_says("VmRSS:");
+        kibibytes * 1024
+    }
+
+    /// How many files the kernel's table of the process has places for.
+    pub(crate) fn places_for_files(&self) -> usize {
+        self.kernel_says("FDSize:")
+    }
+
+    /// A number of the process's status.
+    fn kernel_says(&self, name: &str) -> usize {
         let file = format!("/proc/{}/status", self.process.pid());
         let status = std::fs::read_to_string(file).unwrap();
-        let line = status
-            .lines()
-            .find_map(|l| l.strip_prefix("VmRSS:"))
-            .unwrap();
-        let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
-        kibibytes * 1024
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Puts another configuration in place of the server's, as a whole.
