@@ -132,10 +132,10 @@ fn in_words(explanation: &Value) -> String {
             Some(false) => "was not in it then",
             None => "whether then, is not known",
         };
-        let now = if stay["now"] == true {
-            "is in it now"
-        } else {
-            "is not in it now"
+        let now = match stay["now"].as_bool() {
+            Some(true) => "is in it now",
+            Some(false) => "is not in it now",
+            None => "whether now, is not known",
         };
         let listened = match stay["listened"].as_bool() {
             Some(true) => "; a stream listened on it then",

@@ -89,11 +89,12 @@ pub struct Stay {
     /// The chat.
     pub chat_id: ChatId,
     /// When the event came, by what the database says now, with the joins and leaves undone that were published
-    /// since; `null` where these are not all known.
+    /// since; `null` where these are not all known, or the database does not answer.
     #[schema(required = true)]
     pub then: Option<bool>,
-    /// Now, by the database.
-    pub now: bool,
+    /// Now, by the database; `null` where that does not answer.
+    #[schema(required = true)]
+    pub now: Option<bool>,
     /// Whether a stream of the user's listened on it when the event came, or got it with what it had missed.
     /// Where that is not what `then` says, `hints` says why that may be. Left out where there was no stream, or
     /// it is not known.

@@ -20,6 +20,14 @@ pub(super) fn deaf_bus(detail: &str) -> String {
     )
 }
 
+/// Where memberships are not known.
+pub(super) fn silent_database(why: &str) -> String {
+    format!(
+        "the database can't say in which chats the user is: {why}; what streams listened on tells all the same \
+         (/health says how the database is)"
+    )
+}
+
 /// From where to where the log reaches.
 pub(super) struct Reach {
     pub(super) first: EventId,

@@ -15,7 +15,6 @@ pub use answer::{Basis, EventAccount, Explanation, Reason, SessionOutcome, Stay}
 
 use crate::archive::Archive;
 use crate::bus::Bus;
-use crate::database::DatabaseError;
 use crate::event::decode::Rules;
 use crate::event::{Channel, Timestamp, UserId};
 use crate::hub::{Account, Hub, Known, Sought};
@@ -63,10 +62,7 @@ impl Explainer {
 
     /// Why `user` did or did not get the event with this id: the one on streams, the one that it has of its
     /// own, or the one by which the bus recognises it (`Nats-Msg-Id`).
-    ///
-    /// # Errors
-    /// The database can't say in which chats the user is.
-    pub async fn explain(&self, user: UserId, event: &str) -> Result<Explanation, DatabaseError> {
+    pub async fn explain(&self, user: UserId, event: &str) -> Explanation {
         // Of several logs, each instance knows the event by another id.
         let one_log = self.0.bus.log().is_some() || !self.0.peers.is_shared();
         let about = self.0.bus.about(event).filter(|_| one_log);
@@ -81,15 +77,15 @@ impl Explainer {
         let known = match found {
             Found::Event(known) => known,
             Found::Answer(without) => {
-                return Ok(Explanation {
+                return Explanation {
                     hints: self.first_of_all().chain(without.hints).collect(),
                     rejection: without.rejection,
                     ..explanation(user, event, without.reason, repeats, &gathered)
-                });
+                };
             }
         };
         let gathered = self.ask_with(&user, &known, gathered).await;
-        let stays = self.stays(&user, &known).await?;
+        let (stays, silence) = self.stays(&user, &known).await;
         let inbox = self.inbox(&user, &known, own).await;
         let accounts = gathered.replies.iter();
         let facts = Facts {
@@ -107,18 +103,19 @@ impl Explainer {
         let judged_by = facts.basis().filter(|_| reason.delivered().is_some());
         let mut memberships = stays.clone();
         hints::note_listening(&mut memberships, &facts);
-        let hints = self.first_of_all().chain(hints::of(&facts, reason));
-        let hints = hints.collect();
+        let silence = silence.map(|why| hints::silent_database(&why));
+        let first = self.first_of_all().chain(silence);
+        let hints = first.chain(hints::of(&facts, reason)).collect();
         let queued = total(&gathered.replies);
         let known = Known { queued, ..*known };
-        Ok(Explanation {
+        Explanation {
             event: Some(told(&known, &user)),
             memberships,
             judged_by,
             hints,
             sessions,
             ..explanation(user, event, reason, repeats, &gathered)
-        })
+        }
     }
 
     /// What is wrong with this instance as a whole, and more urgent than one event.

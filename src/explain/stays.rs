@@ -10,29 +10,27 @@ use crate::event::{ChatId, EventId, Resource, UserId};
 use crate::hub::{Known, Resume, Scope};
 
 impl Explainer {
-    /// Whether the user was in the chats of the audience.
-    pub(super) async fn stays(
-        &self,
-        user: &UserId,
-        event: &Known,
-    ) -> Result<Vec<Stay>, DatabaseError> {
+    /// Whether the user was in the chats of the audience, and, where the database can't say, why not.
+    pub(super) async fn stays(&self, user: &UserId, event: &Known) -> (Vec<Stay>, Option<String>) {
         let channels = event.audience.channels.iter();
         let chats = channels.filter(|channel| *channel.resource() == Resource::Chat);
         let chats: Vec<ChatId> = chats.map(|chat| ChatId::from(chat.id().clone())).collect();
         if chats.is_empty() {
-            return Ok(Vec::new());
+            return (Vec::new(), None);
         }
-        let member_of = self.0.membership.chats_of(user).await?;
+        let looked_up = self.0.membership.chats_of(user).await;
+        let silence = looked_up.as_ref().err().map(DatabaseError::reason);
+        let member_of = looked_up.ok();
         let id = event
             .id
             .as_deref()
             .and_then(|id| id.parse::<EventId>().ok());
         let (changes, complete) = match id {
-            Some(id) => self.changes(user, id, &member_of).await,
+            Some(id) => self.changes(user, id, member_of.as_deref()).await,
             None => (Vec::new(), true),
         };
         let stays = chats.into_iter().map(|chat| {
-            let now = member_of.contains(&chat);
+            let now = member_of.as_ref().map(|chats| chats.contains(&chat));
             Stay {
                 then: then(&chat, id, &changes, complete, now),
                 chat_id: chat,
@@ -40,20 +38,22 @@ impl Explainer {
                 listened: None,
             }
         });
-        Ok(stays.collect())
+        (stays.collect(), silence)
     }
 
-    /// The user's joins and leaves since an event: from memory, or else from the log. And whether that is all.
+    /// The user's joins and leaves since an event: from memory, or else, where the chats are known, from the log. And
+    /// whether that is all.
     async fn changes(
         &self,
         user: &UserId,
         id: EventId,
-        member_of: &[ChatId],
+        member_of: Option<&[ChatId]>,
     ) -> (Vec<(u64, ChatId, bool)>, bool) {
         let (changes, complete) = self.0.hub.changes_since(user, id);
-        if complete {
-            return (changes, true);
-        }
+        let member_of = match member_of {
+            Some(chats) if !complete => chats,
+            _ => return (changes, complete),
+        };
         let interest = Scope::Own.interest(user, member_of.to_vec());
         let archive = &self.0.archive;
         let found = archive.look_up(&interest, Resume::After(id), Instant::now());
@@ -71,7 +71,7 @@ fn then(
     id: Option<EventId>,
     changes: &[(u64, ChatId, bool)],
     complete: bool,
-    now: bool,
+    now: Option<bool>,
 ) -> Option<bool> {
     let position = id.map_or(u64::MAX, |id| id.position());
     let mut changes = changes.iter().filter(|(_, of, _)| of == chat);
@@ -79,7 +79,7 @@ fn then(
         // The event itself is the join or the leave, which the user gets in either case.
         Some((at, ..)) if *at == position => Some(true),
         Some((_, _, joined)) if complete => Some(!joined),
-        None if complete => Some(now),
+        None if complete => now,
         _ => None,
     }
 }
@@ -93,8 +93,8 @@ mod tests {
     fn what_came_next_says_who_was_in_a_chat() {
         let (chat, other) = (ChatId::from(5), ChatId::from(6));
         let id = Some(EventId::unknown(Epoch(1), 10));
-        let at = |changes: &[(u64, ChatId, bool)], complete, now| {
-            then(&chat, id, changes, complete, now)
+        let at = |changes: &[(u64, ChatId, bool)], complete, now: bool| {
+            then(&chat, id, changes, complete, Some(now))
         };
         assert_eq!(at(&[], true, true), Some(true));
         assert_eq!(at(&[], true, false), Some(false));
@@ -103,5 +103,9 @@ mod tests {
         assert_eq!(at(&[(12, other, true)], true, true), Some(true));
         assert_eq!(at(&[(10, chat.clone(), false)], true, false), Some(true));
         assert_eq!(at(&[], false, true), None);
+        // The database does not answer.
+        assert_eq!(then(&chat, id, &[], true, None), None);
+        let joined = [(12, chat.clone(), true)];
+        assert_eq!(then(&chat, id, &joined, true, None), Some(false));
     }
 }

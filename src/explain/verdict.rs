@@ -28,7 +28,8 @@ enum Match {
     Unsure,
     /// The session listens on other channels.
     Elsewhere,
-    /// It is for a chat that the user was in by the database, and the session did not listen on it.
+    /// It is for a chat that the user was in by the database, or that can't be told, and the session did not listen
+    /// on it.
     Deaf,
 }
 
@@ -98,11 +99,11 @@ impl Facts<'_> {
     pub(super) fn basis(&self) -> Option<Basis> {
         let audience = &self.event.audience;
         let depends = !audience.excluded && !audience.everybody && !audience.user;
-        match (self.there().next(), self.stays.is_empty()) {
-            _ if !depends => None,
-            (Some(_), false) => Some(Basis::Streams),
-            (None, false) => Some(Basis::Database),
-            (_, true) => None,
+        let is_known = self.stays.iter().any(|stay| stay.then.is_some());
+        match self.there().next() {
+            _ if !depends || self.stays.is_empty() => None,
+            Some(_) => Some(Basis::Streams),
+            None => is_known.then_some(Basis::Database),
         }
     }
 
@@ -251,8 +252,8 @@ impl Facts<'_> {
             Heard::There { reached: true, .. } => Match::Yes,
             Heard::There { reached: false, .. } => match self.by_database(session) {
                 Match::Elsewhere => Match::Elsewhere,
-                Match::Yes => Match::Deaf,
-                Match::Outside | Match::Unsure | Match::Deaf => Match::Outside,
+                Match::Yes | Match::Unsure | Match::Deaf => Match::Deaf,
+                Match::Outside => Match::Outside,
             },
             Heard::Forgotten => Match::Unsure,
             Heard::Absent => self.by_database(session),

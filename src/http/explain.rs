@@ -56,6 +56,6 @@ pub(super) async fn explain(
             problem: format!("an event is asked for by 1 to {MAX_EVENT} bytes"),
         });
     }
-    let explanation = explainer.explain(user, &event).await?;
+    let explanation = explainer.explain(user, &event).await;
     Ok(HttpResponse::Ok().json(explanation))
 }

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::explain::{Pair, ended, expect, explain, id_of, of_one_thread};
+use crate::membership::postgres_with;
 use crate::support::payload::{self, chat_subject};
 use crate::support::tokens::Token;
 use crate::support::{Backend, EventStream, Request, eventually, sqlite, tokens};
@@ -31,8 +32,12 @@ async fn has_got_nothing(backend: &Backend, user: i64, stream: &mut EventStream)
     stream.expect_type("nothing_before").await;
 }
 
-fn stay(then: bool, now: bool, listened: impl Into<Option<bool>>) -> Value {
-    let mut stay = json!({"chat_id": 5, "then": then, "now": now});
+fn stay(
+    then: impl Into<Option<bool>>,
+    now: impl Into<Option<bool>>,
+    listened: impl Into<Option<bool>>,
+) -> Value {
+    let mut stay = json!({"chat_id": 5, "then": then.into(), "now": now.into()});
     if let Some(listened) = listened.into() {
         stay["listened"] = json!(listened);
     }
@@ -239,6 +244,40 @@ async fn who_had_no_stream_is_judged_by_the_database_and_told_so() {
     let id = member.expect_type("note").await.id.unwrap();
     let answer = expect(&pair, 2, &id, "written").await;
     assert!(answer["judged_by"].is_null(), "{answer:#}");
+}
+
+/// The hour at which it is asked.
+#[tokio::test]
+async fn while_the_database_is_away_what_streams_listened_on_tells() {
+    let mut postgres = postgres_with(&[(5, &[1, 2])]).await;
+    let url = postgres.url();
+    let pair = Pair::start_as(|settings| settings.set("database.url", url.as_str())).await;
+    let mut member = pair.first.connect(2).await;
+    let mut stream = pair.second.connect(3).await;
+    postgres.stop().await;
+    pair.say("one").await;
+    let one = id_of(&mut member, "one").await;
+    has_got_nothing(&pair.backend, 3, &mut stream).await;
+    for (user, reason, listened) in [
+        (2, "written", Some(true)),
+        (3, "not_listening", Some(false)),
+        (1, "not_connected", None),
+    ] {
+        let answer = expect(&pair, user, &one, reason).await;
+        assert_eq!(answer["memberships"], stay(None, None, listened));
+        let judge = listened.map(|_| "streams");
+        assert_eq!(answer["judged_by"], json!(judge), "{answer:#}");
+        assert!(
+            hint(&answer).contains("the database can't say in which chats"),
+            "{answer:#}"
+        );
+    }
+    let url = pair.first.url();
+    let told = ["explain", "--url", &url, "--user", "3", "--event", &one];
+    let told = pair.first.settings().run(&told).await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    let line = "chat 5, by the database: whether then, is not known, whether now, is not known; no stream listened";
+    assert!(told.stdout.contains(line), "{told:?}");
 }
 
 #[tokio::test]

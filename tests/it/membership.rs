@@ -14,7 +14,7 @@ fn with_database(url: &str) -> Settings {
 }
 
 /// A database in which these users are in these chats.
-async fn postgres_with(members: &[(i64, &[i64])]) -> Postgres {
+pub(crate) async fn postgres_with(members: &[(i64, &[i64])]) -> Postgres {
     let postgres = Postgres::start().await;
     let rows = sqlite::insert_members(members);
     let sql = format!("{}; {rows}", sqlite::CHAT_MEMBERS);

@@ -355,7 +355,8 @@ async fn a_revocation_is_taken_back() {
     let (status, answer) = send(&two, "DELETE", &target, &json!({})).await;
     assert_eq!((status, &answer["stored"]), (200, &json!(true)), "{answer}");
     for server in [&one, &two] {
-        let _good = server.connect(42).await;
+        drop(server.connect(42).await);
+        server.metric_becomes("notify_connections", "", 0.0).await;
         assert!(listed(server).await.is_empty());
         assert_eq!(send(server, "DELETE", &target, &json!({})).await.0, 404);
         // It is remembered that it was taken back, and that is in force no more.

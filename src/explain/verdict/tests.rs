@@ -36,7 +36,7 @@ fn stay(then: Option<bool>) -> Vec<Stay> {
     vec![Stay {
         chat_id: ChatId::from(5),
         then,
-        now: true,
+        now: Some(true),
         listened: None,
     }]
 }
@@ -246,8 +246,8 @@ fn a_stream_knows_better_than_the_database() {
         }]);
         not.stays = stay(then);
         let expected = match then {
-            Some(true) => Reason::NotListening,
-            _ => Reason::NotAMember,
+            Some(false) => Reason::NotAMember,
+            _ => Reason::NotListening,
         };
         assert_eq!(not.reason(), expected, "{then:?}");
         assert_eq!(not.basis(), Some(Basis::Streams));
@@ -258,6 +258,9 @@ fn a_stream_knows_better_than_the_database() {
         later.stays = stay(Some(false));
         assert_eq!(later.reason(), Reason::NotAMember);
         assert_eq!(later.basis(), Some(Basis::Database));
+        // Nor that, where it does not answer.
+        later.stays = stay(None);
+        assert_eq!(later.basis(), None);
     }
 }
 

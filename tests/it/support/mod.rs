@@ -52,7 +52,7 @@ pub(crate) use web_proxy::WebProxy;
 
 /// How long a wait may take before the test fails. Generous, because a loaded machine is slow and
 /// no test that passes ever waits for it.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits for `future`, or fails the test in the words of `what`.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
