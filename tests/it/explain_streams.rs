@@ -251,7 +251,11 @@ async fn who_had_no_stream_is_judged_by_the_database_and_told_so() {
 async fn while_the_database_is_away_what_streams_listened_on_tells() {
     let mut postgres = postgres_with(&[(5, &[1, 2])]).await;
     let url = postgres.url();
-    let pair = Pair::start_as(|settings| settings.set("database.url", url.as_str())).await;
+    let pair = Pair::start_as(|settings| {
+        let settings = settings.set("database.url", url.as_str());
+        settings.set("database.timeout", "1s")
+    })
+    .await;
     let mut member = pair.first.connect(2).await;
     let mut stream = pair.second.connect(3).await;
     postgres.stop().await;
