@@ -1,7 +1,10 @@
 //! Ports for servers that are stopped and come back at the same address.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
+
+use socket2::{Domain, Socket, Type};
 
 /// Below the range from which systems take the local ports of outgoing connections, so that no
 /// client gets the port while its server is down.
@@ -17,9 +20,17 @@ pub(crate) fn free_port() -> u16 {
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = FIRST + (offset + step % COUNT) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if try_bind(port).is_ok() {
             return port;
         }
     }
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// Fails where somebody listens, and does not listen itself: a process that another test starts at this moment has the
+/// socket, too, until it has become another program, and the port would be taken for as long.
+fn try_bind(port: u16) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())
 }
