@@ -10,14 +10,14 @@ use bytes::Bytes;
 
 use super::activity::Activity;
 use super::registry::SessionKey;
-use super::replay::{Comeback, Resume};
+use super::replay::Comeback;
 use super::session::Opening;
 use super::shard::Shard;
 use super::turnstile::Turnstile;
 use crate::event::{ChatId, Frame, UserId};
 
 /// How often a thread may do something else before a client is told that its position is of another
-/// epoch. One turn is what it takes, unless the history is just being filled.
+/// epoch, or, where it is new, that one has begun. One turn is what it takes, unless the history is just being filled.
 const TURNS: usize = 1_000;
 
 /// This thread's part of the hub. A cheap handle that stays on its thread.
@@ -83,9 +83,7 @@ impl PendingSession {
         chats: Vec<ChatId>,
         comeback: Comeback,
     ) -> Result<(SessionStream, Vec<ChatId>), (Self, Vec<ChatId>)> {
-        if comeback.resume != Resume::Fresh {
-            self.catch_up_with_epoch().await;
-        }
+        self.catch_up_with_epoch().await;
         let hub = &self.session.hub;
         if !std::mem::replace(&mut self.passed, true) {
             hub.turnstile.pass().await;

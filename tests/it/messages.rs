@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::explain::of_one_thread;
 use crate::support::tokens::Token;
 use crate::support::{EventStream, Nats, Request, Response, Server, Settings, eventually, tokens};
 
@@ -102,7 +103,8 @@ async fn a_broadcast_reaches_everybody() {
 #[tokio::test]
 async fn the_forms_of_other_push_services_are_understood() {
     let nats = Nats::start().await;
-    let server = Server::start(Settings::new().nats(&nats)).await;
+    let settings = Settings::new().nats(&nats);
+    let server = Server::start(of_one_thread(settings)).await;
     let token = publisher(&["*"]);
     let mut stream = server.connect(1).await;
     // Who says it, which is not whom it is for.

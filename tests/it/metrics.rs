@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
+use crate::explain::of_one_thread;
 use crate::support::payload::{self, chat_subject};
 use crate::support::scrape::{Family, families};
 use crate::support::{
@@ -184,7 +185,8 @@ async fn events_are_counted_by_source_and_class() {
 async fn the_time_to_the_socket_is_measured_once_for_each_delivery() {
     let nats = Nats::start().await;
     let backend = nats.backend().await;
-    let server = Server::start(Settings::new().nats(&nats).chat(5, &[1, 2])).await;
+    let settings = Settings::new().nats(&nats).chat(5, &[1, 2]);
+    let server = Server::start(of_one_thread(settings)).await;
     let mut readers = [server.connect(1).await, server.connect(2).await];
     let beginning = readers[0].resumes_from().to_owned();
     for number in 0..20 {

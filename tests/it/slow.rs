@@ -3,6 +3,7 @@
 use futures_util::StreamExt as _;
 use futures_util::stream::iter;
 
+use crate::explain::of_one_thread;
 use crate::support::payload::{self, chat_subject};
 use crate::support::{
     Backend, Event, EventStream, Nats, Request, Response, Server, Settings, tokens,
@@ -119,7 +120,11 @@ async fn a_reader_that_wakes_up_too_late_is_told_why_it_ended() {
 #[tokio::test]
 async fn typing_is_shed_before_a_session_is_ended() {
     let nats = Nats::start().await;
-    let settings = Settings::new().nats(&nats).chat(5, &[1, 2]);
+    // However long this takes, the stalled reader is not given up for not reading.
+    let settings = Settings::new()
+        .nats(&nats)
+        .set("stream.write_timeout", "5m")
+        .chat(5, &[1, 2]);
     let server = Server::start(settings).await;
     let mut slow = EventStream::new(stalled(&server).await);
     slow.expect_type("connection_confirmed").await;
@@ -138,7 +143,7 @@ async fn typing_is_shed_before_a_session_is_ended() {
         let event = slow.next().await;
         match event.kind() {
             "typing_started" => seen += 1,
-            kind => break assert_eq!(kind, "new_message"),
+            kind => break assert_eq!(kind, "new_message", "{}", event.data),
         }
     }
     assert!(seen < 600, "nothing was shed");
@@ -215,6 +220,7 @@ async fn who_was_too_slow_resumes_and_has_lost_nothing() {
         .nats(&nats)
         .set("stream.outbox_events", 32)
         .chat(5, &[1, 2]);
+    let settings = of_one_thread(settings);
     let server = Server::start(settings.clone()).await;
     let other = Server::start(settings).await;
     let slow = stalled(&server).await;
