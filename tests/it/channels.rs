@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::explain::of_one_thread;
 use crate::support::payload::{self, chat_subject};
 use crate::support::tokens::Token;
 use crate::support::{Backend, EventStream, Nats, Request, Server, Settings, tokens};
@@ -126,7 +127,7 @@ async fn what_is_no_channel_is_refused_with_the_reason() {
 async fn a_stream_of_channels_is_resumed_like_any_other() {
     let nats = Nats::start().await;
     let settings = Settings::new().nats(&nats).set("history.max_events", 3);
-    let server = Server::start(settings).await;
+    let server = Server::start(of_one_thread(settings)).await;
     let token = subscriber(1, &["job:*"]);
     let mut stream = open(&server, "/sse/stream/job:1", &token).await;
     let backend = nats.backend().await;
