@@ -287,7 +287,7 @@ async fn a_memory_that_moves_on_faster_than_the_log_is_read_is_caught_up_with() 
 
 #[tokio::test]
 async fn what_can_not_be_read_is_a_gap_in_the_end_and_delays_nobody() {
-    const LIVE: u64 = 300;
+    const LIVE: u64 = 100;
     let folder = TempDir::new().unwrap();
     let config = accounts(&folder, "publish: {deny: \"$JS.API.CONSUMER.>\"}");
     let nats = Nats::start_with(&["-c", &config]).await;
